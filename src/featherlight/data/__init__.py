@@ -1,0 +1,57 @@
+"""Users' own rows and built-in sets: from a file to batches, splits and scores.
+
+What needs torch loads on first use, so that reading a table or the library's docstrings does not wait for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from featherlight.data.sampler import IndexPermutation
+from featherlight.data.stdlib_docs import stdlib_docs
+from featherlight.data.tables import Table, iter_rows, read_table
+from featherlight.data.text import TextRows, load_text, read_plain_text, text_rows
+
+if TYPE_CHECKING:
+    from featherlight.data.encoded import EncodedText, encode_text, lm_blocks
+    from featherlight.data.labels import Labels
+    from featherlight.data.metrics import METRICS, confusion, metric
+    from featherlight.data.splits import split_rows
+
+_NEEDS_TORCH = {
+    "METRICS": "metrics",
+    "EncodedText": "encoded",
+    "Labels": "labels",
+    "confusion": "metrics",
+    "encode_text": "encoded",
+    "lm_blocks": "encoded",
+    "metric": "metrics",
+    "split_rows": "splits",
+}
+
+__all__ = [
+    "METRICS",
+    "EncodedText",
+    "IndexPermutation",
+    "Labels",
+    "Table",
+    "TextRows",
+    "confusion",
+    "encode_text",
+    "iter_rows",
+    "lm_blocks",
+    "load_text",
+    "metric",
+    "read_plain_text",
+    "read_table",
+    "split_rows",
+    "stdlib_docs",
+    "text_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)

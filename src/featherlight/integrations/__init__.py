@@ -1,0 +1,1 @@
+"""Thin adapters between featherlight and other people's formats and trainers."""

@@ -1,0 +1,75 @@
+"""Counters of the work a run does, kept by the code that does it, and peaks of memory."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """What has been done so far. Objectives, optimizers and journals that are handed one add to it.
+
+    Attributes:
+        example_forwards: examples that went through a forward pass.
+        backward_passes: examples that went through a backward pass.
+        tokens: real (unpadded) tokens that went through a forward pass, where the data has tokens.
+        weight_passes: trained weights written once, in units of all trained weights.
+        random_words: words of 32 bits drawn from a generator.
+        bytes_written: bytes handed to the file system.
+    """
+
+    example_forwards: int = 0
+    backward_passes: int = 0
+    tokens: int = 0
+    weight_passes: float = 0.0
+    random_words: int = 0
+    bytes_written: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class AllocationPeak:
+    """Bytes that tensors took at most within the block, above what they took at its start."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def allocation_peak(device: torch.device | None = None) -> Iterator[AllocationPeak]:
+    """Measures the peak of tensor memory within the block: the allocator's own count on CUDA, the profiler's on a CPU.
+
+    Yields:
+        An `AllocationPeak` whose `bytes` is set when the block ends.
+
+    Cost: the profiler slows a CPU block down several times; measure one step, not a run.
+    """
+    peak = AllocationPeak()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        torch.cuda.synchronize(device)
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield peak
+    assert profiler.profiler is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    current = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        current += event.nbytes()
+        peak.bytes = max(peak.bytes, current)
+
+
+def process_peak_bytes() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,146 @@
+"""The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from featherlight.meter import Meter
+
+Batch = Mapping[str, Tensor]
+PerExampleLoss = Callable[[nn.Module, Batch], Tensor]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What every optimizer of this library is handed: `loss = optimizer.step(objective)`."""
+
+    def __call__(self) -> Float[Tensor, ""]:
+        """The torch.optim closure: clears the gradients, fills them, returns the loss."""
+        ...
+
+    def value(self) -> Float[Tensor, ""]:
+        """The same loss without a graph; two calls within a step see the same dropout."""
+        ...
+
+    def values(self) -> Float[Tensor, "B"]:
+        """The losses of the single examples, without a graph; `value()` is their mean."""
+        ...
+
+
+@runtime_checkable
+class PerExampleObjective(Objective, Protocol):
+    """An Objective whose examples are independent of each other, so that each can carry a perturbation of its own."""
+
+    @property
+    def num_examples(self) -> int:
+        """B, the length of what `values()` returns."""
+        ...
+
+    @property
+    def window(self) -> range:
+        """The examples that are in the forward pass being run right now."""
+        ...
+
+    def narrow(self, count: int) -> Self:
+        """The same objective over the first `count` examples."""
+        ...
+
+
+class BatchObjective:
+    """The mean loss of a model over one batch.
+
+    Args:
+        model: any module; its training flags are used as they are.
+        batch: tensors by name, each with B rows.
+        loss: `loss(model, batch) -> (B,)`, the losses of the single examples.
+        micro_batch: rows per forward pass; None runs the batch as a whole.
+        dropout_seed: seeds the random state that dropout reads. It is put in place for the pass and taken away after
+            it, so that the generators of the process are left as they were.
+        meter: counts forward and backward examples and tokens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        loss: PerExampleLoss,
+        *,
+        micro_batch: int | None = None,
+        dropout_seed: int = 0,
+        meter: Meter | None = None,
+    ) -> None:
+        sizes = {name: len(rows) for name, rows in batch.items()}
+        if not sizes or len(set(sizes.values())) != 1 or 0 in sizes.values():
+            raise ValueError(f"`batch` must hold tensors of one common, positive number of rows; got rows {sizes}.")
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"`micro_batch` must be at least 1 row; got {micro_batch}. Pass None for the whole batch.")
+        self.model = model
+        self.batch = batch
+        self.loss = loss
+        self.micro_batch = micro_batch
+        self.dropout_seed = dropout_seed
+        self.meter = meter if meter is not None else Meter()
+        self.num_examples = next(iter(sizes.values()))
+        self.window = range(self.num_examples)
+
+    def __call__(self) -> Float[Tensor, ""]:
+        self.model.zero_grad(set_to_none=True)
+        total = torch.zeros(())
+        with torch.enable_grad():
+            for losses in self._forward():
+                part = losses.sum() / self.num_examples
+                part.backward()
+                self.meter.backward_passes += len(losses)
+                total = total.to(part.device) + part.detach()
+        return total
+
+    @torch.no_grad()
+    def value(self) -> Float[Tensor, ""]:
+        return self.values().mean()
+
+    @torch.no_grad()
+    def values(self) -> Float[Tensor, "B"]:
+        return torch.cat(list(self._forward()))
+
+    def narrow(self, count: int) -> "BatchObjective":
+        return BatchObjective(
+            self.model,
+            {name: rows[:count] for name, rows in self.batch.items()},
+            self.loss,
+            micro_batch=self.micro_batch,
+            dropout_seed=self.dropout_seed,
+            meter=self.meter,
+        )
+
+    def _forward(self) -> Iterator[Tensor]:
+        rows = self.micro_batch or self.num_examples
+        with seeded_dropout(self.dropout_seed, self.batch):
+            for start in range(0, self.num_examples, rows):
+                self.window = range(start, min(start + rows, self.num_examples))
+                part = {name: tensor[self.window.start : self.window.stop] for name, tensor in self.batch.items()}
+                losses = self.loss(self.model, part)
+                if losses.shape != (len(self.window),):
+                    raise ValueError(
+                        f"`loss` must return one loss per example, shape ({len(self.window)},); got {tuple(losses.shape)}. "
+                        "Use reduction='none' and average over everything but the rows."
+                    )
+                self.meter.example_forwards += len(self.window)
+                mask = part.get("attention_mask")
+                self.meter.tokens += int(mask.sum()) if mask is not None else 0
+                yield losses
+
+
+@contextmanager
+def seeded_dropout(seed: int, batch: Batch) -> Iterator[None]:
+    """Within the block, what reads torch's default generators sees a state made from `seed`; afterwards the old one."""
+    device = next(iter(batch.values())).device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for one in cuda:
+            torch.cuda.set_rng_state(torch.Generator(one).manual_seed(seed).get_state(), one)
+        yield

@@ -1,0 +1,138 @@
+"""Slopes of the loss along random directions, from two evaluations that leave the weights alone."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from featherlight.functional import SignStream
+from featherlight.objective import Objective, PerExampleObjective
+from featherlight.optim.zeroth_order.families import RankOneSigns, direction_of_example
+from featherlight.optim.zeroth_order.guards import require_finite
+from featherlight.optim.zeroth_order.layout import Layout, measure_layout
+from featherlight.optim.zeroth_order.perturbed_forward import PerturbedForward
+from featherlight.optim.zeroth_order.targets import Directions, Target
+
+_PROBE_SIGMA = 0.05
+
+
+class Slopes(NamedTuple):
+    """What a step measures.
+
+    Attributes:
+        slopes: (K,) float64; the gradient's estimate is `sum_k slopes[k] * direction[k]`.
+        loss: the mean of the losses at both points, ().
+        directions: what they were measured along.
+        touched: indices of the targets that took part in the forward passes.
+    """
+
+    slopes: Float[Tensor, "K"]
+    loss: Float[Tensor, ""]
+    directions: Directions
+    touched: set[int]
+
+
+class SlopeEvaluator:
+    """Measures slopes of one model; remembers where its calls hold their examples.
+
+    Args:
+        family: how many directions a batch carries.
+        sigma: distance of the two points from the weights, along each direction.
+    """
+
+    def __init__(self, family: RankOneSigns, sigma: float) -> None:
+        self.family = family
+        self.sigma = sigma
+        self._layout: Layout | None = None
+
+    @torch.no_grad()
+    def measure(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
+        """Central differences along the directions of one step.
+
+        Cost: two forward passes of the batch; in the first step with several directions, six examples more.
+        """
+        if self.family.count == 1:
+            return self._measure_shared(objective, targets, stream)
+        return self._measure_many(self._require_examples(objective), targets, stream)
+
+    def _measure_shared(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
+        directions = Directions(targets, stream, 1)
+        by_id = {id(target.parameter): target for target in targets}
+        losses, touched = [], set()
+        for sigma in (self.sigma, -self.sigma):
+            with PerturbedForward(by_id, directions, sigma) as forward:
+                losses.append(objective.value().double())
+            touched |= forward.touched
+        plus, minus = losses
+        require_finite(torch.stack(losses), stream.step)
+        slope = ((plus - minus) / (2 * self.sigma)).reshape(1)
+        return Slopes(slope, (plus + minus) / 2, directions, touched)
+
+    def _measure_many(self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream) -> Slopes:
+        by_id = {id(target.parameter): target for target in targets}
+        direction_of = direction_of_example(objective.num_examples, self.family.count).to(targets[0].parameter.device)
+        directions = Directions(targets, stream, int(direction_of[-1]) + 1)
+        if self._layout is None:
+            self._layout = self._measure_layout(objective, by_id, directions, direction_of)
+        losses, touched = [], set()
+        for sigma in (self.sigma, -self.sigma):
+            values, also_touched = self._values(objective, by_id, directions, direction_of, sigma)
+            losses.append(values.double())
+            touched |= also_touched
+        plus, minus = losses
+        require_finite(torch.stack(losses), stream.step)
+        per_example = (plus - minus) / (2 * self.sigma * len(plus))
+        slopes = torch.zeros(directions.count, dtype=torch.float64, device=plus.device)
+        slopes.index_add_(0, direction_of, per_example)
+        return Slopes(slopes, ((plus + minus) / 2).mean(), directions, touched)
+
+    def _values(
+        self,
+        objective: PerExampleObjective,
+        by_id: dict[int, Target],
+        directions: Directions,
+        direction_of: Tensor,
+        sigma: float,
+    ) -> tuple[Tensor, set[int]]:
+        forward = PerturbedForward(
+            by_id,
+            directions,
+            sigma,
+            layout=self._layout,
+            direction_of=lambda: direction_of[objective.window.start : objective.window.stop],
+        )
+        with forward:
+            return objective.values(), forward.touched
+
+    def _measure_layout(
+        self,
+        objective: PerExampleObjective,
+        by_id: dict[int, Target],
+        directions: Directions,
+        direction_of: Tensor,
+    ) -> Layout:
+        """The layout, after checking on the last example that its loss sees its own direction and no other."""
+        layout = measure_layout(by_id, objective)
+        self._layout = layout
+        together, _ = self._values(objective, by_id, directions, direction_of, _PROBE_SIGMA)
+        with PerturbedForward(by_id, directions, _PROBE_SIGMA):
+            alone = objective.narrow(1).values()
+        self._layout = None
+        tolerance = 200 * torch.finfo(next(iter(by_id.values())).parameter.dtype).eps ** 0.75
+        if not torch.allclose(together[:1], alone, rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"the loss of an example depends on the other examples of its batch ({float(together[0]):.6g} among them, "
+                f"{float(alone[0]):.6g} alone), so they cannot carry directions of their own. Use RankOneSigns(count=1), "
+                "or take out what mixes examples (BatchNorm without running statistics, contrastive losses)."
+            )
+        return layout
+
+    def _require_examples(self, objective: Objective) -> PerExampleObjective:
+        if isinstance(objective, PerExampleObjective):
+            return objective
+        raise ValueError(
+            "several directions a batch need an Objective that tells its examples apart (`num_examples`, `window`, "
+            f"`narrow`); got a {type(objective).__name__}. Use BatchObjective, or RankOneSigns(count=1)."
+        )

@@ -1,0 +1,75 @@
+"""What forward-only training relies on, checked: an Objective, frozen statistics, untouched buffers, finite losses."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from featherlight.objective import Objective
+
+
+class NonFiniteLossError(ValueError):
+    """A loss was NaN or infinite; the step was neither recorded nor applied."""
+
+
+def require_objective(closure: Callable[[], Any] | None, optimizer: str) -> Objective:
+    """The closure as an Objective.
+
+    Raises:
+        ValueError: where it is missing or an ordinary closure, which would compute gradients nobody needs.
+    """
+    if isinstance(closure, Objective):
+        return closure
+    seen = "nothing" if closure is None else f"a {type(closure).__name__}"
+    raise ValueError(
+        f"{optimizer}.step needs an Objective (with `value()` and `values()`), since it measures the loss by forward passes "
+        f"alone; got {seen}. Pass BatchObjective(model, batch, loss) or an object with these methods."
+    )
+
+
+def require_eager(model: nn.Module) -> None:
+    """Raises ValueError for compiled or scripted parts, whose calls cannot be perturbed."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
+            raise ValueError(
+                f"module `{name or 'model'}` is compiled ({type(module).__name__}), and the calls inside it cannot be "
+                "perturbed. Train the eager model and compile the result."
+            )
+
+
+def require_finite(losses: Tensor, step: int) -> None:
+    """Raises NonFiniteLossError that names the step."""
+    if not torch.isfinite(losses).all():
+        bad = int((~torch.isfinite(losses)).sum())
+        raise NonFiniteLossError(
+            f"the loss of step {step} is not finite ({bad} of {losses.numel()} values); the step was not applied. "
+            "Lower the learning rate or `sigma`, or look for broken rows in this batch."
+        )
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """BatchNorm uses its running statistics inside the block; any other change of a buffer is refused at its end.
+
+    Raises:
+        ValueError: a buffer was written to, so the evaluations of a step would not be of the same function.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    before = {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+    changed = [name for name, b in model.named_buffers() if before.get(name) != (id(b), b._version)]
+    if changed:
+        raise ValueError(
+            f"the forward pass wrote to buffer `{changed[0]}`" + (f" and {len(changed) - 1} more" if changed[1:] else "")
+            + "; forward-only training compares evaluations, which must all see the same state. "
+            "Put the module that writes it into eval mode."
+        )

@@ -1,0 +1,86 @@
+"""SPSA: an Objective around an Objective that fills `.grad` from values."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from featherlight.objective import Objective
+from featherlight.optim.zeroth_order.families import DirectionFamily, direction_of_example
+from featherlight.optim.zeroth_order.targets import Target
+
+
+class SPSA:
+    """Simultaneous perturbation: `SGD.step(SPSA(objective, ...))` is a zeroth-order step with any torch optimizer.
+
+    Directions are materialised as dense tensors and the parameters exchanged for perturbed copies during an evaluation,
+    so this is the slow, obvious form that the fused optimizers are tested against.
+
+    Args:
+        objective: the loss.
+        targets: the trained parameters, from `targets_of`.
+        sigma: scale of the perturbation.
+        directions: Gaussian() or RankOneSigns(), with the number of directions a batch.
+        seed: of the directions.
+        step: number of the step.
+
+    Cost: two evaluations a direction, and a copy of the trained weights.
+    Source: Spall 1992, equation 2.2.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        targets: Sequence[Target],
+        *,
+        sigma: float,
+        directions: DirectionFamily,
+        seed: int = 0,
+        step: int = 0,
+    ) -> None:
+        self.objective = objective
+        self.targets = targets
+        self.sigma = sigma
+        self.directions = directions
+        self.seed = seed
+        self.step = step
+
+    def value(self) -> Float[Tensor, ""]:
+        return self.objective.value()
+
+    def values(self) -> Float[Tensor, "B"]:
+        return self.objective.values()
+
+    @torch.no_grad()
+    def __call__(self) -> Float[Tensor, ""]:
+        for target in self.targets:
+            target.parameter.grad = torch.zeros_like(target.parameter)
+        if self.directions.count == 1:
+            return self._add_slope(0, None)
+        direction_of = direction_of_example(len(self.objective.values()), self.directions.count)
+        losses = [self._add_slope(number, direction_of == number) for number in range(int(direction_of[-1]) + 1)]
+        return torch.stack(losses).sum()
+
+    def _add_slope(self, number: int, mine: Tensor | None) -> Tensor:
+        """Adds `slope * direction` to the gradients. Returns the part of the loss that `mine` (all, if None) have."""
+        dense = self.directions.dense(self.targets, seed=self.seed, step=self.step, number=number)
+        plus, minus = self._evaluate(dense, self.sigma, mine), self._evaluate(dense, -self.sigma, mine)
+        slope = (plus - minus) / (2 * self.sigma)
+        for target, direction in zip(self.targets, dense, strict=True):
+            assert target.parameter.grad is not None
+            target.parameter.grad.add_(direction, alpha=float(slope))
+        return (plus + minus) / 2
+
+    def _evaluate(self, dense: Sequence[Tensor], sigma: float, mine: Tensor | None) -> Tensor:
+        before = [target.parameter.data for target in self.targets]
+        try:
+            for target, data, direction in zip(self.targets, before, dense, strict=True):
+                target.parameter.data = torch.add(data, direction, alpha=sigma)
+            if mine is None:
+                return self.objective.value().double()
+            values = self.objective.values().double()
+            return values[mine].sum() / len(values)
+        finally:
+            for target, data in zip(self.targets, before, strict=True):
+                target.parameter.data = data

@@ -1,0 +1,139 @@
+"""The trained parameters as the zeroth-order engine sees them, and the directions they are moved along.
+
+Legend of shapes: K directions, R rows, C columns.
+A parameter with two or more dimensions is a matrix (R, C), its first dimension by the rest, and its direction is rank
+one, `left right^T`; any other is a vector of R elements with a sign for each, and `right` is absent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from featherlight.functional import SIGNS_PER_BLOCK, Segment, SignBits, SignStream, signs_at
+
+
+@dataclass(kw_only=True, eq=False)
+class Target:
+    """One trained parameter. Tied weights are one parameter, so they are one target and share a direction.
+
+    Attributes:
+        name: dotted path of its first owner.
+        parameter: the tensor itself; nothing but an update writes to it.
+        index: its number in the generator's counter.
+        group: its parameter group.
+        is_table: whether it belongs to an embedding, of which a batch touches few rows.
+        shared: whether all examples of a batch share its direction even where others carry one each.
+    """
+
+    name: str
+    parameter: nn.Parameter = field(repr=False)
+    index: int
+    group: int
+    is_table: bool = False
+    shared: bool = False
+    rows: int = field(init=False)
+    columns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_matrix = self.parameter.ndim >= 2
+        self.rows = self.parameter.shape[0] if is_matrix else self.parameter.numel()
+        self.columns = self.parameter.numel() // max(1, self.rows) if is_matrix else 0
+
+    @property
+    def left_segment(self) -> Segment:
+        return Segment(parameter=self.index, start=0, size=self.rows)
+
+    @property
+    def right_segment(self) -> Segment:
+        """Starts at the next whole block behind the left factor."""
+        start = self.left_segment.num_blocks * SIGNS_PER_BLOCK
+        return Segment(parameter=self.index, start=start, size=self.columns)
+
+
+class Factors(NamedTuple):
+    """Signs of K directions of one target: `left` (K, R) and `right` (K, C), or None for a vector."""
+
+    left: Float[Tensor, "K R"]
+    right: Float[Tensor, "K C"] | None
+
+
+class Directions:
+    """The directions of one step, for all targets, as packed bits.
+
+    The left factor of an embedding table is drawn when it is asked for: for the touched rows in a forward pass, whole
+    in an update.
+
+    Args:
+        targets: the trained parameters.
+        stream: seed and step.
+        count: K.
+
+    Memory: about one bit per row and column, times K.
+    """
+
+    def __init__(self, targets: Sequence[Target], stream: SignStream, count: int) -> None:
+        self.count = count
+        self._stream = stream
+        self.device = targets[0].parameter.device
+        self._numbers = torch.arange(count, device=self.device)
+        self._where: dict[tuple[int, str], tuple[SignBits, int]] = {}
+        self.num_words = 0
+        left = {(t.index, "left"): t.left_segment for t in targets if not t.is_table}
+        right = {(t.index, "right"): t.right_segment for t in targets if t.columns}
+        self._draw(left | right)
+
+    def factors(
+        self,
+        target: Target,
+        dtype: torch.dtype,
+        *,
+        of: Int[Tensor, "k"] | None = None,
+        first_row: int = 0,
+        num_rows: int | None = None,
+    ) -> Factors:
+        """Both factors of a target.
+
+        Args:
+            target: one of the targets.
+            dtype: of the signs.
+            of: which directions, (k,), in any order; None gives all K.
+            first_row: of the left factor.
+            num_rows: of the left factor; None gives all that follow `first_row`.
+        """
+        if (target.index, "left") not in self._where:
+            self._draw({(target.index, "left"): target.left_segment})
+        bits, which = self._where[target.index, "left"]
+        count = target.rows - first_row if num_rows is None else num_rows
+        left = bits.signs(which, first_row, count, dtype, rows=of)
+        return Factors(left, self.right(target, dtype, of=of) if target.columns else None)
+
+    def right(
+        self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | None = None
+    ) -> Float[Tensor, "k C"]:
+        """The right factor alone."""
+        bits, which = self._where[target.index, "right"]
+        return bits.signs(which, 0, target.columns, dtype, rows=of)
+
+    def left_at(
+        self, target: Target, rows: Int[Tensor, "*n"], of: Tensor | int, dtype: torch.dtype
+    ) -> Float[Tensor, "*n"]:
+        """The left signs of single rows, of the directions `of`, which broadcast against `rows`."""
+        signs, num_words = signs_at(rows, stream=self._stream, parameter=target.index, directions=of, dtype=dtype)
+        self.num_words += num_words
+        return signs
+
+    def dense(self, target: Target, direction: int, dtype: torch.dtype) -> Tensor:
+        """One direction as a tensor of the parameter's shape."""
+        left, right = self.factors(target, dtype, of=self._numbers[direction : direction + 1])
+        if right is None:
+            return left.reshape(target.parameter.shape)
+        return (left.T @ right).reshape(target.parameter.shape)
+
+    def _draw(self, segments: dict[tuple[int, str], Segment]) -> None:
+        bits = SignBits(self._stream, list(segments.values()), self._numbers)
+        self.num_words += bits.num_words
+        self._where |= {key: (bits, which) for which, key in enumerate(segments)}

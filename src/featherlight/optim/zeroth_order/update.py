@@ -1,0 +1,151 @@
+"""The update of a step from its record: exact to the bit on any device, in any order and on any number of threads.
+
+Legend of shapes: K directions, R rows, C columns.
+For every trained weight, `W -= rate * (sum_k c_k left_k right_k^T)` with integer `c_k`. The sum is formed in float32,
+where it is exact in any order as long as K * max|c| stays below 2**24; then come one multiplication and one
+subtraction, each rounded once. Weights below 32 bits are updated in float32 and rounded stochastically with bits of the
+same counter-based generator.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from featherlight.functional import SignStream, random_words
+from featherlight.meter import Meter
+from featherlight.optim.zeroth_order.targets import Directions, Factors, Target
+
+COEFFICIENT_LIMIT = 4095
+MAX_DIRECTIONS = 4096
+_ELEMENTS_AT_ONCE = 1 << 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """All that is needed to repeat a step without data.
+
+    Attributes:
+        step: number of the step, from 0.
+        seed: 64-bit key of the generator.
+        scale: what one unit of a coefficient is worth in estimated slope (loss per unit of sigma), float32.
+        rates: per parameter group, the float32 factor of the integer sum.
+        decays: per parameter group, the float32 factor the weights are multiplied by first; 1 is no decay.
+        coefficients: (K,) int64, each at most 4095 in magnitude.
+    """
+
+    step: int
+    seed: int
+    scale: float
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
+    coefficients: Int[Tensor, "K"]
+
+
+def apply_update(targets: Sequence[Target], record: StepRecord, *, meter: Meter, directions: Directions | None = None) -> None:
+    """Applies a recorded step to the weights, in place.
+
+    Args:
+        targets: the trained parameters.
+        record: the step.
+        meter: counts the weight passes and random words.
+        directions: those of this step if they are drawn already.
+
+    Cost: one pass over the weights; memory of about 4 MB besides.
+    """
+    stream = SignStream(seed=record.seed, step=record.step)
+    count = len(record.coefficients)
+    drawn = directions if directions is not None else Directions(targets, stream, count)
+    words_before = drawn.num_words if directions is not None else 0
+    with torch.no_grad(), _exact_products():
+        for target in targets:
+            _update_target(target, record, drawn, stream, meter)
+    meter.random_words += drawn.num_words - words_before
+    meter.weight_passes += 1
+
+
+def _update_target(
+    target: Target, record: StepRecord, directions: Directions, stream: SignStream, meter: Meter
+) -> None:
+    rate, decay = record.rates[target.group], record.decays[target.group]
+    dtype = torch.float64 if target.parameter.dtype == torch.float64 else torch.float32
+    coefficients = record.coefficients.to(target.parameter.device, dtype)
+    of = None
+    if target.shared and len(coefficients) > 1:
+        coefficients = coefficients.sum(0, keepdim=True)
+        of = torch.zeros(1, dtype=torch.int64, device=coefficients.device)
+    weight = target.parameter.detach().view(target.rows, -1)
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], len(coefficients), 1))
+    for first in range(0, target.rows, rows_at_once):
+        rows = weight[first : first + rows_at_once]
+        factors = directions.factors(target, dtype, of=of, first_row=first, num_rows=len(rows))
+        if rows.dtype == dtype:
+            _subtract_(rows, factors, coefficients, rate, decay)
+        else:
+            exact = rows.to(dtype)
+            _subtract_(exact, factors, coefficients, rate, decay)
+            meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
+
+
+def _subtract_(
+    rows: Float[Tensor, "R C"], factors: Factors, coefficients: Float[Tensor, "K"], rate: float, decay: float
+) -> None:
+    """`rows * decay - rate * sum_k c_k left_k right_k^T`, in place."""
+    if decay != 1.0:
+        rows.mul_(decay)
+    weighted_left = factors.left.mul_(coefficients[:, None])
+    if factors.right is None:
+        rows.sub_(weighted_left.sum(0)[:, None].mul_(rate))
+    elif len(coefficients) == 1:
+        rows.addr_(weighted_left[0].mul_(rate), factors.right[0], alpha=-1)
+    else:
+        rows.sub_((weighted_left.T @ factors.right).mul_(rate))
+
+
+def _round_stochastically(
+    rows: Tensor, exact: Float[Tensor, "R C"], stream: SignStream, target: Target, start: int
+) -> int:
+    """Writes `exact` to the 16-bit `rows`, up or down with the odds of the distance. Returns the words drawn.
+
+    bfloat16 is the upper half of float32: 16 random bits are added below it and cut off. For float16 the weight is
+    counted in its own last places, of which float32 holds 13 binary digits more, so 13 random bits are added.
+    """
+    first, last = start // 2, (start + exact.numel() + 1) // 2
+    words = random_words(last - first, stream=stream, parameter=target.index, start=first, device=exact.device)
+    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).flatten()[start % 2 :][: exact.numel()]
+    noise = halves.to(torch.int32).view_as(exact)
+    if rows.dtype == torch.bfloat16:
+        bits = (exact.view(torch.int32) + noise) & -65536
+        rows.copy_(bits.view(torch.float32))
+        return len(words)
+    exponent = torch.frexp(exact).exponent.clamp_(min=-13)
+    units = torch.ldexp(exact, 11 - exponent)
+    rounded = torch.floor(units + (noise >> 3).to(exact.dtype) / 8192)
+    rows.copy_(torch.ldexp(rounded, exponent - 11))
+    return len(words)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """No TF32 or bfloat16 inside float32 products for the length of the block."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def quantize_coefficients(slopes: Float[Tensor, "K"]) -> tuple[Int[Tensor, "K"], float]:
+    """Integers of at most 12 bits and the float32 unit they are counted in: `slopes` is about `integers * unit`."""
+    unit = float((slopes.abs().max() / COEFFICIENT_LIMIT).to(torch.float32))
+    if unit == 0.0:
+        return torch.zeros_like(slopes, dtype=torch.int64), 0.0
+    integers = (slopes / unit).round().clamp_(-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+    return integers.to(torch.int64), unit

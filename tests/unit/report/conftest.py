@@ -1,0 +1,37 @@
+"""A run directory on disk."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.report.samples import CONFIG, make_metrics
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> WriteRun:
+    """Return a function that writes a run directory and returns its path."""
+
+    def write(
+        name: str = "run",
+        *,
+        summary: Mapping[str, Any] | None = None,
+        metrics: list[dict[str, Any]] | None = None,
+        tail: str = "",
+        config: str = CONFIG,
+    ) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "config.toml").write_text(config, encoding="utf-8")
+        lines = make_metrics() if metrics is None else metrics
+        text = "".join(json.dumps(line) + "\n" for line in lines) + tail
+        (directory / "metrics.jsonl").write_text(text, encoding="utf-8")
+        if summary is not None:
+            (directory / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        return directory
+
+    return write

@@ -60,6 +60,10 @@ def detect_layout(path: str | os.PathLike[str]) -> Layout:
     first = text.lstrip()[:1]
     if first in ("{", "["):
         return Layout(path=path, kind="json lines" if first == "{" else "json array")
+    if "\r" in text and "\n" not in text:
+        raise ValueError(
+            f"{path} ends its lines with CR alone, so they cannot be told apart. Save it with LF or CRLF line ends."
+        )
     delimiter, is_quoted = _sniff_separators(text, is_whole=len(head) < _SAMPLE_BYTES)
     return Layout(path=path, kind="separated", delimiter=delimiter, is_quoted=is_quoted)
 
@@ -130,29 +134,36 @@ def decoded_lines(path: Path) -> Iterator[str]:
 
 
 def _sniff_separators(sample: str, *, is_whole: bool) -> tuple[str, bool]:
-    """Return the (delimiter, is_quoted) under which most sampled records have as many fields as the header."""
+    """Return the (delimiter, is_quoted) under which most sampled records have as many fields as the header.
+
+    At equal shares, one that leaves a quote open at the end of the sample loses: the quote may be part of the text.
+    """
     lines = list(io.StringIO(sample, newline="\n"))
     if not is_whole and len(lines) > 1:
         lines.pop()
-    best, best_share = (",", True), 0.0
+    best, best_score = (",", True), (0.0, False)
     for delimiter, is_quoted in (("\t", True), ("\t", False), (",", True), (";", True), ("|", True)):
-        widths = _record_widths(lines, delimiter, is_quoted=is_quoted, is_whole=is_whole)
-        share = sum(width == widths[0] for width in widths) / len(widths) if widths and widths[0] > 1 else 0.0
-        if share > best_share:
-            best, best_share = (delimiter, is_quoted), share
+        widths, is_closed = _record_widths(lines, delimiter, is_quoted=is_quoted, is_whole=is_whole)
+        if not widths or widths[0] < 2:
+            continue
+        score = (sum(width == widths[0] for width in widths) / len(widths), is_closed)
+        if score > best_score:
+            best, best_score = (delimiter, is_quoted), score
     return best
 
 
-def _record_widths(lines: list[str], delimiter: str, *, is_quoted: bool, is_whole: bool) -> list[int]:
-    """Return the number of fields of each sampled record; a record that cannot be parsed counts as 0 fields."""
+def _record_widths(lines: list[str], delimiter: str, *, is_quoted: bool, is_whole: bool) -> tuple[list[int], bool]:
+    """Return the number of fields of each sampled record (0 if broken), and whether the last one is complete."""
     reader = _csv_reader(lines, delimiter, is_quoted=is_quoted)
     widths: list[int] = []
     try:
-        widths.extend(len(fields) for fields in islice(reader, _SAMPLE_RECORDS) if fields)
+        for fields in islice(reader, _SAMPLE_RECORDS):
+            if fields:
+                widths.append(len(fields))
     except csv.Error:
         is_cut_short = reader.line_num >= len(lines) and not is_whole
-        widths += [] if is_cut_short else [0]
-    return widths
+        return (widths if is_cut_short else [*widths, 0]), False
+    return widths, True
 
 
 def _csv_reader(lines: Iterable[str], delimiter: str, *, is_quoted: bool) -> Any:

@@ -51,7 +51,7 @@ class Labels:
             )
 
     @classmethod
-    def fit(cls, values: Iterable[Any], *, regression: bool | None = None, source: str = "the labels") -> Labels:
+    def fit(cls, values: Iterable[Any], *, regression: bool | None = None, source: str = "the label column") -> Labels:
         """Find the classes in a column of labels, or that it is a regression.
 
         Where `regression` is None: a column in which every label is a number (or text that spells one, as in a CSV) and
@@ -136,7 +136,7 @@ class Labels:
         """Class id by name, as a Hugging Face configuration wants it."""
         return {name: i for i, name in enumerate(self.names)}
 
-    def encode(self, values: Iterable[Any], *, source: str = "the labels") -> Tensor:
+    def encode(self, values: Iterable[Any], *, source: str = "the label column") -> Tensor:
         """Turn labels into targets.
 
         Args:

@@ -45,16 +45,17 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
 )
 """The classes, and the top-level modules and packages of each; one that an interpreter lacks is left out."""
 
-_SHORTEST_TEXT = 30
+_SHORTEST_TEXT, _LONGEST_TEXT = 30, 400
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages"})
 
 
 def stdlib_docs(*, per_class: int | None = None) -> tuple[list[str], list[str]]:
     """Return docstrings of the running interpreter's standard library and the family of the module each is from.
 
-    Source files are parsed, never imported. White space is normalised; texts shorter than 30 characters, texts that
-    name their own module, and texts found in two families are left out, as are repetitions, so that a text is told by
-    its sense. There are 8 families, equally large; which texts there are depends on the version of Python alone.
+    Source files are parsed, never imported. White space is normalised. Left out are texts of fewer than 30 or more than
+    400 characters (so that 128 tokens hold nearly all), texts that name their own module, texts found in two families
+    (so that a text is told by its sense), and repetitions. There are 8 families, equally large; which texts there are
+    depends on the version of Python alone. The first call parses for a few seconds, later ones do not.
 
     Args:
         per_class: texts a family; None for as many as the smallest family has.
@@ -106,7 +107,7 @@ def _module_texts(module: str) -> Iterator[str]:
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             text = " ".join((ast.get_docstring(node, clean=False) or "").split())
-            if len(text) >= _SHORTEST_TEXT and not own_name.search(text):
+            if _SHORTEST_TEXT <= len(text) <= _LONGEST_TEXT and not own_name.search(text):
                 yield text
 
 

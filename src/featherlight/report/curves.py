@@ -8,6 +8,9 @@ from itertools import accumulate
 LARGEST = 1e100
 """Values beyond this are not drawn, so that no sum or scale overflows."""
 
+_UNIT = 2.0**-300
+"""Smoothing sums in whole numbers of this, exactly, so that one huge loss does not blur those after it."""
+
 
 def drawable(value: float) -> bool:
     """Tell whether a value has a place on an axis; NaN, infinities and values beyond `LARGEST` have none."""
@@ -41,13 +44,14 @@ def smooth(ys: Sequence[float], window: int) -> list[float]:
         As many values, NaN where `ys` is not drawable. Time is linear in their number.
     """
     usable = [drawable(y) for y in ys]
-    sums = list(accumulate((y if ok else 0.0 for y, ok in zip(ys, usable, strict=True)), initial=0.0))
+    sums = list(accumulate((int(y / _UNIT) if ok else 0 for y, ok in zip(ys, usable, strict=True)), initial=0))
     counts = list(accumulate(usable, initial=0))
     half = window // 2
     means = []
     for i, ok in enumerate(usable):
         low, high = max(0, i - half), min(len(usable), i + half + 1)
-        means.append((sums[high] - sums[low]) / (counts[high] - counts[low]) if ok else math.nan)
+        mean = (sums[high] - sums[low]) / (counts[high] - counts[low]) * _UNIT if ok else math.nan
+        means.append(mean)
     return means
 
 
@@ -86,15 +90,15 @@ def scatter(curve: Curve, max_points: int) -> Curve:
 
     Args:
         curve: the points.
-        max_points: about this many points are kept, at least 8; a curve that has no more comes back as it is.
+        max_points: about this many points are kept, at least 16; a curve that has no more comes back as it is.
 
     Returns:
         The thinner cloud.
     """
     if len(curve.xs) <= max_points:
         return curve
-    stride = math.ceil(len(curve.xs) / (3 * max_points // 4))
-    outline = thin(curve, max_points // 4)
+    stride = math.ceil(len(curve.xs) / (7 * max_points // 8))
+    outline = thin(curve, max_points // 8)
     return Curve(xs=[*curve.xs[::stride], *outline.xs], ys=[*curve.ys[::stride], *outline.ys])
 
 

@@ -118,7 +118,13 @@ def _metric_figure(runs: Sequence[RunRecord], labels: Sequence[str], name: str) 
         tick=lambda value, step: in_metric_step(name, value, step),
         within=(0.0, 1.0) if bounded else None,
     )
-    return _figure(subject, runs, "Each dot is an evaluation on the validation split.")
+    few = all(len(_drawn(run)) <= _MOST_DOTS for run in runs)
+    caption = (
+        "Each dot is"
+        if few
+        else "Where there are no dots, the line joins the lowest and the highest of neighbours; each is"
+    )
+    return _figure(subject, runs, f"{caption} an evaluation on the validation split.")
 
 
 def _levels(run: RunRecord, name: str) -> tuple[Level, ...]:

@@ -22,7 +22,7 @@ def test_eight_families_equally_large_and_taking_turns():
 def test_texts_are_distinct_normalised_and_of_some_length():
     texts, _ = stdlib_docs()
     assert len(set(texts)) == len(texts)
-    assert all(text == " ".join(text.split()) and len(text) >= 30 for text in texts)
+    assert all(text == " ".join(text.split()) and 30 <= len(text) <= 400 for text in texts)
 
 
 def test_the_order_is_the_same_each_time_and_a_smaller_set_is_a_prefix():

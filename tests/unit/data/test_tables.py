@@ -101,6 +101,12 @@ def test_a_tsv_with_stray_quotes_is_read_as_it_stands(tmp_path: Path):
     assert read_table(path).columns == {"sentence": ['"Yes, he said.', 'said "no" twice'], "label": ["1", "0"]}
 
 
+def test_a_long_tsv_with_a_stray_quote_is_read_as_it_stands(tmp_path: Path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("sentence\tlabel\nfirst\t1\n" + '"and so on\t1\n' + "more of it\t0\n" * 9_000, encoding="utf-8")
+    assert read_table(path).columns["sentence"][:3] == ["first", '"and so on', "more of it"]
+
+
 def test_a_tsv_of_sentences_with_commas_is_split_at_tabs(tmp_path: Path):
     path = tmp_path / "rows.tsv"
     path.write_text("text, raw\tlabel\none, two\t1\nthree, four\t0\n", encoding="utf-8")
@@ -120,6 +126,14 @@ def test_a_quoted_field_may_span_the_end_of_the_sniffed_sample(tmp_path: Path):
     path = tmp_path / "rows"
     path.write_bytes(separated_bytes(rows, ","))
     assert read_table(path).columns["label"] == ["a", "b"]
+
+
+def test_a_table_is_the_same_however_it_is_chunked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json_lines_bytes(ROWS))
+    whole = read_table(path)
+    monkeypatch.setattr("featherlight.data.tables._READ_CHUNK_ROWS", 2)
+    assert read_table(path) == whole
 
 
 def test_large_files_are_read_a_chunk_at_a_time(tmp_path: Path):
@@ -146,6 +160,7 @@ BAD_FILES = {
     "repeated header": (b"text,label,text\na,1,b\n", r"bad:1: the header names 'text' more than once"),
     "not utf-8": (b"text,label\na,1\ncaf\xe9,0\n", r"bad:3: byte 18 of the file \(0xe9\) is not UTF-8"),
     "not utf-8, with a mark": (b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}', r"bad:2: byte 19 of the file \(0xff\)"),
+    "lines that end with CR": (b"text,label\ra,1\rb,0\r", "ends its lines with CR alone"),
     "utf-16": ("text,label\na,1\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
     "broken line": (b'{"a": 1}\n{"a": 2\n', r"bad:2: the line is not JSON \(.* at column"),
     "indented object": (b'{\n"a": 1\n}\n', r"bad:1: the line is not JSON .* Write one object a line"),

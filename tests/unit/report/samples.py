@@ -9,15 +9,15 @@ Summary = dict[str, Any]
 CONFIG = '[model]\nname = "minilm"\n\n[optimizer]\nlr = 3e-7\nsigma = 1e-3\n\n[data.columns]\ntext = "sentence"\n'
 
 
-def make_summary(method: str = "zo", **changes: object) -> Summary:
-    """Return a complete summary of a finished run, with top-level `changes`."""
-    training_peak = {"zo": 160_432_128, "mezo": 161_480_704, "adamw": 702_545_920}[method]
-    journal = {"zo": 62_480, "mezo": None, "adamw": None}[method]
-    last = {"zo": 0.8234, "mezo": 0.7812, "adamw": 0.8876}[method]
+def make_summary(kind: str = "zo", **changes: object) -> Summary:
+    """Return a complete summary of a finished run of a kind of method, with top-level `changes`."""
+    training_peak = {"zo": 160_432_128, "mezo": 161_480_704, "adamw": 702_545_920}[kind]
+    journal = {"zo": 62_480, "mezo": None, "adamw": None}[kind]
+    last = {"zo": 0.8234, "mezo": 0.7812, "adamw": 0.8876}[kind]
     summary = {
-        "method": method,
+        "method": kind,
         "title": "MiniLM on SST-2",
-        "command": f"featherlight finetune --model minilm --train sst2.parquet --method {method} --memory 256MiB",
+        "command": f"featherlight finetune --model minilm --train sst2.parquet --method {kind} --memory 256MiB",
         "resume_command": "featherlight resume runs/sst2",
         "model": "minilm-l6",
         "train": "sst2.parquet",
@@ -33,7 +33,7 @@ def make_summary(method: str = "zo", **changes: object) -> Summary:
         },
         "counters": {
             "example_forwards": 2_048_017,
-            "backward_passes": 1_213 if method == "adamw" else 0,
+            "backward_passes": 1_213 if kind == "adamw" else 0,
             "weight_passes": 4_003,
             "random_words": 51_118_080,
             "bytes_written": 91_234_567,

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
-
-from featherlight.report import RunRecord, read_run
 from tests.unit.report.conftest import WriteRun
 from tests.unit.report.samples import CONFIG, make_metrics, make_summary
+
+from featherlight.report import RunRecord, read_run
 
 
 def test_a_whole_run_is_read_as_written(write_run: WriteRun) -> None:
@@ -44,7 +44,9 @@ def test_the_path_may_be_text(write_run: WriteRun) -> None:
     assert read_run(str(path)).path == path
 
 
-@pytest.mark.parametrize("tail", ['{"kind": "st', "{", '{"kind": "step", "step": 81}'[:-1], "\0\0\0\0", '{"kind": "st\n'])
+@pytest.mark.parametrize(
+    "tail", ['{"kind": "st', "{", '{"kind": "step", "step": 81}'[:-1], "\0\0\0\0", '{"kind": "st\n']
+)
 def test_an_incomplete_last_line_is_left_out(write_run: WriteRun, tail: str) -> None:
     record = read_run(write_run(metrics=make_metrics(80), tail=tail))
     assert record.torn
@@ -164,7 +166,7 @@ def test_an_empty_run_is_read(write_run: WriteRun) -> None:
 
 
 def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is nothing here.*give the folder"):
+    with pytest.raises(ValueError, match=r"there is nothing here.*give the folder"):
         read_run(tmp_path / "absent")
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
+_ELEMENTS_AT_ONCE = 1 << 18
+
 
 class View(Protocol):
     """What a perturbed function asks. Tensors that are not trained parameters pass through unchanged."""
@@ -168,7 +170,7 @@ class PerExampleView:
         if contract_left:
             out, into = into, out
         by_example = x.movedim(self._axis, 0).reshape(len(into), -1, x.shape[-1])
-        return self._add_outer(y, torch.bmm(by_example, into[:, :, None]), out)
+        return self._add_outer(y, _row_dots(by_example, into), out)
 
     def add_rows(self, y: Tensor, ids: Tensor, table: Tensor) -> Tensor:
         target = self.target(table)
@@ -188,3 +190,10 @@ class PerExampleView:
         by_example = moved.reshape(len(out), -1, y.shape[-1])
         by_example.addcmul_(rows.to(y.dtype), out[:, None, :].to(y.dtype), value=self.sigma)
         return by_example.view(moved.shape).movedim(0, self._axis)
+
+
+def _row_dots(x: Float[Tensor, "b R N"], vectors: Float[Tensor, "b N"]) -> Float[Tensor, "b R 1"]:
+    """`x[i] @ vectors[i]` for each example; in slices, since a batched matrix-vector product is several times slower."""
+    at_once = max(1, _ELEMENTS_AT_ONCE // max(1, x[0].numel()))
+    parts = zip(x.split(at_once), vectors[:, None, :].split(at_once), strict=True)
+    return torch.cat([(some * vector).sum(-1, keepdim=True) for some, vector in parts])

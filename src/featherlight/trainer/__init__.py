@@ -1,0 +1,21 @@
+"""The loop, what it keeps on disk, and how a run starts again: journal, saves, metrics."""
+
+from featherlight.trainer.journal import JournalContents, JournalWriter, read_journal, weights_digest
+from featherlight.trainer.loop import Budget, Callback, FitResult, StepInfo, fit
+from featherlight.trainer.metrics import MetricsLog
+from featherlight.trainer.save import load_save, write_save
+
+__all__ = [
+    "Budget",
+    "Callback",
+    "FitResult",
+    "JournalContents",
+    "JournalWriter",
+    "MetricsLog",
+    "StepInfo",
+    "fit",
+    "load_save",
+    "read_journal",
+    "weights_digest",
+    "write_save",
+]

@@ -1,0 +1,140 @@
+"""The training loop. It knows no method: whatever differs between methods is in the optimizer and the objective."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from featherlight.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInfo:
+    """What a callback is told after a step.
+
+    Attributes:
+        step: steps done so far, this one included.
+        loss: of this step.
+        lr: of the first parameter group in this step.
+        seconds: spent in steps so far; evaluations and saves do not count.
+        progress: share of the budget that is used up, in [0, 1].
+    """
+
+    step: int
+    loss: float
+    lr: float
+    seconds: float
+    progress: float
+
+
+class Callback(Protocol):
+    """Reads along; whatever writes to the model is an optimizer, a transform or a schedule."""
+
+    def on_step(self, info: StepInfo) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long to train: a number of steps, or minutes spent in steps; whichever is used up first.
+
+    Args:
+        steps: None is no limit.
+        minutes: None is no limit.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("a budget needs `steps` or `minutes`; both are None, so the run would never end.")
+        for name, value in (("steps", self.steps), ("minutes", self.minutes)):
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive; got {value}.")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share that is used up, in [0, 1]."""
+        by_steps = step / self.steps if self.steps is not None else 0.0
+        by_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """How training ended: `stopped` is "finished" or "interrupted"."""
+
+    steps: int
+    seconds: float
+    stopped: str
+
+
+def fit(
+    optimizer: Optimizer,
+    objective_at: Callable[[int], Objective],
+    *,
+    budget: Budget,
+    scheduler: LRScheduler | None = None,
+    callbacks: Sequence[Callback] = (),
+    start: int = 0,
+    seconds: float = 0.0,
+) -> FitResult:
+    """Trains until the budget is used up, or until the first Ctrl-C, which lets the step finish.
+
+    Args:
+        optimizer: any torch optimizer.
+        objective_at: the objective of a step, by its number from 0.
+        budget: when to stop.
+        scheduler: is stepped once a step.
+        callbacks: are told of each step, in order.
+        start: steps done before.
+        seconds: spent in steps before.
+
+    Returns:
+        Steps and seconds in all, those before included, and how it ended.
+    """
+    step = start
+    with _finish_step_on_interrupt() as interrupted:
+        while budget.progress(step, seconds) < 1 and not interrupted.is_set():
+            began = time.perf_counter()
+            lr = float(optimizer.param_groups[0]["lr"])
+            loss = optimizer.step(objective_at(step))
+            if scheduler is not None:
+                scheduler.step()
+            step += 1
+            seconds += time.perf_counter() - began
+            progress = budget.progress(step, seconds)
+            info = StepInfo(step=step, loss=float(loss), lr=lr, seconds=seconds, progress=progress)
+            for callback in callbacks:
+                callback.on_step(info)
+    stopped = "finished" if budget.progress(step, seconds) >= 1 else "interrupted"
+    return FitResult(steps=step, seconds=seconds, stopped=stopped)
+
+
+@contextmanager
+def _finish_step_on_interrupt() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event; a second SIGINT acts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

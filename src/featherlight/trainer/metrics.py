@@ -1,0 +1,44 @@
+"""`metrics.jsonl`: one line for each thing measured in a run."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends measurements to a file, a JSON object a line.
+
+    Args:
+        path: of the file; lines that are there are kept, up to the last whole one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+        if path.stat().st_size:
+            kept = path.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(kept)
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Appends one line; what is not finite is written as null."""
+        line = {"kind": kind} | {name: _finite(value) for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Drops what was measured after a step that a resumed run starts from."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = b"".join(line for line in lines if json.loads(line).get("step", 0) <= step)
+        self._file.truncate(0)
+        self._file.write(kept)
+        self._file.flush()
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,375 @@
+"""The page, read back with a parser."""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.report.conftest import WriteRun
+from tests.unit.report.html_reading import Element, machine_values, read_html, table_rows
+from tests.unit.report.samples import CONFIG, make_metrics, make_summary
+
+from featherlight.report import headline, read_run, render_report, write_report
+
+LIMIT = 1_500_000
+NASTY = "<script>alert('&\"')</script>"
+
+
+def page_of(*paths: Path) -> Element:
+    """Return the parsed page of some runs."""
+    return read_html(render_report([read_run(path) for path in paths]))
+
+
+def section(page: Element, name: str) -> Element:
+    """Return the section with a heading."""
+    return next(found for found in page.all("section") if any(name == heading.text for heading in found.all("h2")))
+
+
+def figures_of(summary: Mapping[str, Any]) -> list[float]:
+    """Return every number in a summary but those of the confusion table."""
+    found: list[float] = []
+    for key, value in summary.items():
+        if isinstance(value, dict) and key != "confusion":
+            found.extend(figures_of(value))
+        elif isinstance(value, int | float):
+            found.append(value)
+    return found
+
+
+def three_runs(write_run: WriteRun) -> list[Path]:
+    """Write a run of each method."""
+    return [
+        write_run(method, summary=make_summary(method), metrics=make_metrics(200, seed=seed, rate=rate))
+        for seed, (method, rate) in enumerate({"zo": 1.0, "mezo": 1.3, "adamw": 0.1}.items())
+    ]
+
+
+def test_every_figure_of_the_summary_is_on_the_page(write_run: WriteRun) -> None:
+    summary = make_summary()
+    values = machine_values(page_of(write_run(summary=summary)))
+    missing = [figure for figure in figures_of(summary) if figure not in values]
+    assert not missing
+
+
+def test_every_word_of_the_summary_is_on_the_page(write_run: WriteRun) -> None:
+    summary = make_summary()
+    text = page_of(write_run(summary=summary)).text
+    words = [summary[key] for key in ("title", "command", "resume_command", "model", "train")]
+    words += [*summary["notes"], *summary["versions"], *summary["versions"].values(), summary["memory"]["measured_by"]]
+    assert not [word for word in words if word not in text]
+    assert "accuracy" in text.lower()
+    assert "Finished" in text
+    assert "2,048,017" in text
+
+
+def test_the_headline_says_what_came_of_it(write_run: WriteRun) -> None:
+    page = page_of(write_run(summary=make_summary()))
+    (heading,) = page.all("h1")
+    assert (
+        heading.text
+        == "Accuracy rose from 50.9 % to 82.3 %; the head start reached 75.2 %, and training added 7.1 points."
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (
+            {"name": "accuracy", "start": 0.9, "best": 0.9, "last": 0.8},
+            "Training did not help: accuracy fell from 90.0 % to 80.0 %.",
+        ),
+        (
+            {"name": "accuracy", "start": 0.9, "best": 0.9, "last": 0.9},
+            "Training did not help: accuracy stayed at 90.0 %.",
+        ),
+        ({"name": "perplexity", "start": 20.0, "best": 10.0, "last": 11.0}, "Perplexity fell from 20 to 11."),
+        (
+            {"name": "perplexity", "start": 20.0, "best": 20.0, "last": 31.0},
+            "Training did not help: perplexity rose from 20 to 31.",
+        ),
+        (
+            {"name": "accuracy", "start": 0.5, "head_start": 0.8, "best": 0.8, "last": 0.7},
+            "Accuracy rose from 50.0 % to 70.0 %; the head start reached 80.0 %, and training lost 10.0 points.",
+        ),
+        ({"name": "mcc", "start": None, "best": 0.3, "last": 0.2}, "Mcc went from not a number to 0.2."),
+    ],
+)
+def test_headlines_do_not_flatter(write_run: WriteRun, metric: dict[str, Any], expected: str) -> None:
+    record = read_run(write_run(summary=make_summary(metric=metric)))
+    assert headline(record).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("stopped", "badge", "words"),
+    [
+        ("finished", "Finished", "The run finished after"),
+        ("interrupted", "Interrupted", "The run was interrupted after"),
+        ("minutes", "Out of time", "The time allowed ran out after"),
+        ("nan loss", "Loss not a number", "The loss stopped being a number at step 400"),
+        ("disk full", "Stopped: disk full", "The run stopped (disk full) after"),
+    ],
+)
+def test_the_page_says_how_the_run_ended(write_run: WriteRun, stopped: str, badge: str, words: str) -> None:
+    page = page_of(write_run(summary=make_summary(stopped=stopped)))
+    assert [span.text for span in page.all("span") if "badge" in span.css_class] == [badge]
+    assert words in page.text
+
+
+def test_the_page_loads_nothing(write_run: WriteRun) -> None:
+    for paths in ([write_run(summary=make_summary())], three_runs(write_run)):
+        html = render_report([read_run(path) for path in paths])
+        assert not re.search(r"https?:|//[a-z]", html)
+        assert "url(" not in html
+        assert "@import" not in html
+        page = read_html(html)
+        for tag in ("script", "img", "iframe", "object", "embed", "base", "form", "a"):
+            assert not page.all(tag), tag
+        assert [link.attributes["href"] for link in page.all("link")] == ["data:,"]
+
+
+def test_text_from_outside_is_escaped(write_run: WriteRun) -> None:
+    summary = make_summary(
+        title=NASTY, command=NASTY, resume_command=NASTY, model=NASTY, train=NASTY, stopped=NASTY, method=NASTY
+    )
+    summary |= {"notes": [NASTY], "versions": {NASTY: NASTY}}
+    summary["confusion"] = {"labels": [NASTY, "b"], "counts": [[3, 1], [2, 4]]}
+    summary["memory"]["measured_by"] = summary["metric"]["name"] = NASTY
+    metrics = make_metrics(80)
+    for line in metrics:
+        if "metric" in line:
+            line["metric"] = NASTY
+    other = [line | {"split": NASTY} for line in metrics if line["kind"] == "eval"]
+    path = write_run("a<b>&c", summary=summary, metrics=metrics + other, config=f"name = {json.dumps(NASTY)}\n")
+    for page in (page_of(path), page_of(path, write_run("plain", summary=make_summary()))):
+        assert not page.all("script")
+        assert page.text.count("<script>") >= 10
+
+
+def test_the_memory_bars_tell_measured_from_estimated(write_run: WriteRun) -> None:
+    memory = section(page_of(write_run(summary=make_summary())), "Memory")
+    rows = [row for row in table_rows(memory.all("table")[0]) if row[0] != "What"]
+    assert [row[:2] for row in rows] == [
+        ["Weights measured", "86.7 MiB"],
+        ["Running the model measured", "151 MiB"],
+        ["This run, Forward-only measured", "153 MiB"],
+        ["Training with AdamW estimated", "658 MiB"],
+    ]
+    widths = [float(bar.attributes["width"] or "nan") for bar in memory.all("rect")]
+    assert widths == pytest.approx(
+        [100 * size / 689_963_008 for size in (90_866_688, 158_334_976, 160_432_128, 689_963_008)], abs=0.01
+    )
+
+
+def test_adamw_run_beside_others_replaces_their_estimate(write_run: WriteRun) -> None:
+    memory = section(page_of(*three_runs(write_run)), "Memory")
+    assert "estimated" not in memory.text
+    assert [table.all("caption")[0].text for table in memory.all("table")] == ["Forward-only", "MeZO", "AdamW"]
+
+
+def test_a_confusion_table_shows_every_pair(write_run: WriteRun) -> None:
+    labels = [f"label {i}" for i in range(30)]
+    counts = [[100 * (i == j) + (3 * i + j) % 7 for j in range(30)] for i in range(30)]
+    page = page_of(write_run(summary=make_summary(confusion={"labels": labels, "counts": counts})))
+    (table,) = [table for table in page.all("table") if "confusion" in table.css_class]
+    head, *body = table_rows(table)
+    assert head == ["", *labels]
+    assert body == [[label, *map(str, row)] for label, row in zip(labels, counts, strict=True)]
+
+
+def test_many_labels_leave_the_commonest_mistakes(write_run: WriteRun) -> None:
+    size = 77
+    counts = [[50 if i == j else 0 for j in range(size)] for i in range(size)]
+    counts[3][5], counts[9][2] = 25, 40
+    confusion = {"labels": [f"intent {i}" for i in range(size)], "counts": counts}
+    page = page_of(write_run(summary=make_summary(confusion=confusion)))
+    table = section(page, "Which label for which").all("table")[0]
+    assert table_rows(table)[1:] == [["intent 9", "intent 2", "40", "44.4 %"], ["intent 3", "intent 5", "25", "33.3 %"]]
+
+
+def test_the_command_and_the_configuration_are_kept_to_the_letter(write_run: WriteRun) -> None:
+    page = page_of(write_run(summary=make_summary()))
+    blocks = ["".join(map(str, block.all("code")[0].children)) for block in page.all("pre")]
+    assert blocks == [make_summary()["command"], make_summary()["resume_command"], CONFIG]
+    assert page.all("details")[0].all("summary")[0].text == "Configuration"
+
+
+def test_each_figure_has_two_panels_and_a_description(write_run: WriteRun) -> None:
+    page = page_of(write_run(summary=make_summary()))
+    charts = [div for div in page.all("div") if div.attributes.get("role") == "img"]
+    labels = [chart.attributes["aria-label"] or "" for chart in charts]
+    assert [label.split(":")[0] for label in labels] == [
+        "Loss against example-forwards",
+        "Loss against seconds",
+        "Accuracy against example-forwards",
+        "Accuracy against seconds",
+    ]
+    assert all(re.search(r": .* from .* to .*\.$", label) for label in labels)
+    looks = {(path.css_class.split()[0]) for path in charts[0].all("path")}
+    assert {"cloud", "line", "dashed", "dots", "grid"} <= looks
+
+
+def test_the_page_is_accessible(write_run: WriteRun) -> None:
+    for page in (page_of(write_run(summary=make_summary())), page_of(*three_runs(write_run))):
+        assert page.all("html")[0].attributes["lang"] == "en"
+        assert all(
+            svg.attributes.get("aria-hidden") == "true" or svg.attributes.get("aria-label") for svg in page.all("svg")
+        )
+        assert all(header.attributes.get("scope") in ("row", "col") for header in page.all("th"))
+        assert len(page.all("h1")) == 1
+        identifiers = [
+            found.attributes["id"] for tag in ("h2", "section") for found in page.all(tag) if "id" in found.attributes
+        ]
+        assert len(identifiers) == len(set(identifiers))
+        named = [found.attributes["aria-labelledby"] for found in page.all("section")]
+        assert set(named) <= set(identifiers)
+
+
+def test_several_runs_are_laid_over_each_other(write_run: WriteRun) -> None:
+    page = page_of(*three_runs(write_run))
+    legends = [[item.text for item in legend.all("li")] for legend in page.all("ul") if legend.css_class == "legend"]
+    assert legends == [["Forward-only", "MeZO", "AdamW"]] * 2
+    chart = next(div for div in page.all("div") if div.attributes.get("role") == "img")
+    lines = [path.css_class for path in chart.all("path") if path.css_class.startswith("line")]
+    assert lines == ["line s0", "line s1", "line s2"]
+
+
+def test_the_table_of_outcomes_has_a_row_for_each_run(write_run: WriteRun) -> None:
+    table = section(page_of(*three_runs(write_run)), "Outcomes").all("table")[0]
+    head, *body = table_rows(table)
+    assert [row[0] for row in body] == ["Forward-only accuracy", "MeZO accuracy", "AdamW accuracy"]
+    assert dict(zip(head, body[0], strict=True)) == {
+        "Run": "Forward-only accuracy",
+        "Metric at the start": "50.9 %",
+        "Head start": "75.2 %",
+        "Best": "82.9 %",
+        "Last": "82.3 %",
+        "Loss": "0.6931 → 0.4127",
+        "Memory above inference": "2.00 MiB",
+        "Time": "12 min 5 s",
+        "Example- forwards": "2,048,017",
+        "Journal": "61.0 KiB",
+    }
+
+
+def test_every_figure_of_every_run_is_on_a_comparison(write_run: WriteRun) -> None:
+    values = machine_values(page_of(*three_runs(write_run)))
+    for method in ("zo", "mezo", "adamw"):
+        assert not [figure for figure in figures_of(make_summary(method)) if figure not in values]
+
+
+def test_a_comparison_says_what_each_method_is_for(write_run: WriteRun) -> None:
+    page = page_of(*three_runs(write_run))
+    terms = [term.text for term in section(page, "What each method is for").all("dt")]
+    assert terms == ["Forward-only", "MeZO", "AdamW"]
+    heading = page.all("h1")[0].text
+    assert heading == (
+        "AdamW ended best, at 88.8 % accuracy; "
+        "Forward-only took the least memory, 2.00 MiB above what running the model takes."
+    )
+
+
+def test_an_unfair_comparison_is_said_to_be_one(write_run: WriteRun) -> None:
+    page = page_of(
+        write_run("a", summary=make_summary("zo")), write_run("b", summary=make_summary("adamw", train="other.parquet"))
+    )
+    assert "The runs differ in their training data (other.parquet and sst2.parquet): compare with care." in page.text
+
+
+def test_runs_without_a_common_metric_name_no_best(write_run: WriteRun) -> None:
+    other = make_summary("adamw", metric={"name": "mcc", "start": 0.0, "best": 0.4, "last": 0.4})
+    page = page_of(write_run("a", summary=make_summary("zo")), write_run("b", summary=other))
+    assert "none is called best" in page.all("h1")[0].text
+
+
+def test_twins_are_told_apart(write_run: WriteRun) -> None:
+    page = page_of(write_run("first", summary=make_summary()), write_run("second", summary=make_summary()))
+    assert [item.text for item in page.all("ul")[0].all("li")] == ["first", "second"]
+    assert page.all("h1")[0].text.startswith("first and second ended level, both at 82.3 % accuracy;")
+
+
+def test_an_unfinished_run_has_a_page(write_run: WriteRun) -> None:
+    page = page_of(write_run("going", metrics=make_metrics(130), tail='{"kind"'))
+    assert page.all("h1")[0].text.startswith("Unfinished at step 130: accuracy was last 8")
+    assert "incomplete, as a killed process leaves it" in page.text
+
+
+@pytest.mark.parametrize("metrics", [[], make_metrics(1)[:1]])
+def test_a_run_that_recorded_nothing_has_a_page(write_run: WriteRun, metrics: list[dict[str, Any]]) -> None:
+    page = page_of(write_run(metrics=metrics))
+    assert page.all("h1")[0].text == "This run has recorded nothing yet."
+    assert "Nothing has been recorded that could be drawn." in page.text
+
+
+def test_unfinished_runs_can_be_compared(write_run: WriteRun) -> None:
+    page = page_of(write_run("done", summary=make_summary()), write_run("going", metrics=make_metrics(30)))
+    assert page.all("h1")[0].text == "2 runs side by side; 1 of them left a summary."
+    assert "Unfinished at step 30, not evaluated yet." in section(page, "Outcomes").text
+
+
+def test_losses_that_are_not_finite_are_gaps_and_said_to_be(write_run: WriteRun) -> None:
+    metrics = make_metrics(100)
+    steps = [line for line in metrics if line["kind"] == "step"]
+    for line, loss in zip(steps[40:60], [math.nan, math.inf] * 10, strict=True):
+        line["loss"] = loss
+    page = page_of(write_run(summary=make_summary(loss={"start": 0.7, "last": math.nan}), metrics=metrics))
+    assert "not finite, or too large to draw, at 20 steps (from step 41 to step 60)" in page.text
+    chart = next(div for div in page.all("div") if div.attributes.get("role") == "img")
+    (line,) = [path.attributes["d"] or "" for path in chart.all("path") if path.css_class == "line s0"]
+    assert line.count("M") == 2
+    assert "Loss at the end not a number" in page.text
+
+
+def test_a_run_without_one_finite_loss_has_a_page(write_run: WriteRun) -> None:
+    metrics = [line | {"loss": math.nan} for line in make_metrics(30) if line["kind"] == "step"]
+    page = page_of(write_run(summary=make_summary(stopped="nan loss"), metrics=metrics))
+    assert "Nothing has been recorded that could be drawn." in page.text
+
+
+def test_huge_runs_stay_small(write_run: WriteRun, tmp_path: Path) -> None:
+    size = 30
+    confusion = {"labels": [f"label {i}" for i in range(size)], "counts": [[1234] * size] * size}
+    summary = make_summary(confusion=confusion)
+    record = read_run(write_run("long", summary=summary, metrics=make_metrics(50_000, every=5)))
+    assert len(record.steps) == 50_000
+    assert write_report([record], tmp_path / "one.html").stat().st_size < LIMIT / 5
+    assert write_report([record] * 3, tmp_path / "three.html").stat().st_size < LIMIT / 5
+    shorter = read_run(write_run("shorter", summary=summary, metrics=make_metrics(4_000, every=2)))
+    assert write_report([shorter] * 24, tmp_path / "many.html").stat().st_size < LIMIT
+
+
+def test_the_page_is_written_in_one_step(write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = read_run(write_run(summary=make_summary()))
+    target = tmp_path / "new" / "report.html"
+    assert write_report([record], str(target)) == target
+    before = target.read_bytes()
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE((record.path / "config.toml").stat().st_mode)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report([record, record], target)
+    assert target.read_bytes() == before
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_same_runs_give_the_same_bytes(write_run: WriteRun) -> None:
+    runs = [read_run(path) for path in three_runs(write_run)]
+    assert render_report(runs) == render_report(runs)
+
+
+def test_no_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`runs` is empty, so there is nothing to report"):
+        write_report([], tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
+    record = read_run(write_run())
+    with pytest.raises(ValueError, match=r"this is a folder.*report\.html"):
+        write_report([record], tmp_path)

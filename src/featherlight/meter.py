@@ -2,11 +2,12 @@
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -73,3 +74,23 @@ def process_peak_bytes() -> int:
     """The largest resident size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def saved_for_backward_bytes(forward: Callable[[], object]) -> int:
+    """Bytes of activations that a forward pass keeps for its backward pass; parameters are not counted.
+
+    Args:
+        forward: runs the pass with gradients on and returns something that keeps its graph alive.
+    """
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf or not tensor.requires_grad:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = forward()
+    del graph
+    return sum(storages.values())

@@ -118,7 +118,7 @@ class BatchObjective:
 
     def _forward(self) -> Iterator[Tensor]:
         rows = self.micro_batch or self.num_examples
-        with seeded_dropout(self.dropout_seed, self.batch):
+        with seeded_random(self.dropout_seed, next(iter(self.batch.values())).device):
             for start in range(0, self.num_examples, rows):
                 self.window = range(start, min(start + rows, self.num_examples))
                 part = {name: tensor[self.window.start : self.window.stop] for name, tensor in self.batch.items()}
@@ -135,9 +135,8 @@ class BatchObjective:
 
 
 @contextmanager
-def seeded_dropout(seed: int, batch: Batch) -> Iterator[None]:
-    """Within the block, what reads torch's default generators sees a state made from `seed`; afterwards the old one."""
-    device = next(iter(batch.values())).device
+def seeded_random(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside the block, what reads torch's default generators sees a state made from `seed`; afterwards the old one."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())

@@ -66,75 +66,78 @@ class Budget:
         return min(1.0, max(by_steps, by_time))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """How training ended: `stopped` is "finished" or "interrupted"."""
+@dataclass(kw_only=True)
+class Clock:
+    """How far a run is.
 
-    steps: int
-    seconds: float
-    stopped: str
+    Attributes:
+        budget: when it ends.
+        step: steps done.
+        seconds: spent in steps; evaluations and saves do not count.
+        interrupted: whether Ctrl-C or SIGTERM ended it.
+    """
+
+    budget: Budget
+    step: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is used up, in [0, 1]."""
+        return self.budget.progress(self.step, self.seconds)
 
 
 def fit(
     optimizer: Optimizer,
     objective_at: Callable[[int], Objective],
     *,
-    budget: Budget,
+    clock: Clock,
     scheduler: LRScheduler | None = None,
     callbacks: Sequence[Callback] = (),
-    start: int = 0,
-    seconds: float = 0.0,
-) -> FitResult:
+    until_step: int | None = None,
+) -> None:
     """Trains until the budget is used up, or until the first Ctrl-C, which lets the step finish.
 
     Args:
         optimizer: any torch optimizer.
         objective_at: the objective of a step, by its number from 0.
-        budget: when to stop.
+        clock: where the run stands; is moved on.
         scheduler: is stepped once a step.
         callbacks: are told of each step, in order.
-        start: steps done before.
-        seconds: spent in steps before.
-
-    Returns:
-        Steps and seconds in all, those before included, and how it ended.
+        until_step: stops there even if budget is left.
     """
-    step = start
-    with _finish_step_on_interrupt() as interrupted:
-        while budget.progress(step, seconds) < 1 and not interrupted.is_set():
+    with _finish_step_on_interrupt(clock):
+        while clock.progress < 1 and not clock.interrupted and clock.step != until_step:
             began = time.perf_counter()
             lr = float(optimizer.param_groups[0]["lr"])
-            loss = optimizer.step(objective_at(step))
+            loss = float(optimizer.step(objective_at(clock.step)))
+            clock.step += 1
+            clock.seconds += time.perf_counter() - began
             if scheduler is not None:
                 scheduler.step()
-            step += 1
-            seconds += time.perf_counter() - began
-            progress = budget.progress(step, seconds)
-            info = StepInfo(step=step, loss=float(loss), lr=lr, seconds=seconds, progress=progress)
+            info = StepInfo(step=clock.step, loss=loss, lr=lr, seconds=clock.seconds, progress=clock.progress)
             for callback in callbacks:
                 callback.on_step(info)
-    stopped = "finished" if budget.progress(step, seconds) >= 1 else "interrupted"
-    return FitResult(steps=step, seconds=seconds, stopped=stopped)
 
 
 @contextmanager
-def _finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event; a second SIGINT acts as usual."""
-    event = threading.Event()
+def _finish_step_on_interrupt(clock: Clock) -> Iterator[None]:
+    """The first SIGINT or SIGTERM is noted in the clock; a second SIGINT acts as usual."""
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if event.is_set() and number == signal.SIGINT:
+        if clock.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        event.set()
+        clock.interrupted = True
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield event
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

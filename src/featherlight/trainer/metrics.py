@@ -36,8 +36,9 @@ class MetricsLog:
         self._file.flush()
 
     def close(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
 
 
 def _finite(value: Any) -> Any:

@@ -167,9 +167,10 @@ def _affine(
 ) -> Tensor:
     """`normed * weight + bias` with the parameters of each example; `channels`: they stand at dimension 1."""
     trailing = normed.ndim - 2 if channels else 0
-    if weight is not None:
-        normed = normed * _per_example(view, weight, normed, trailing)
-    return normed if bias is None else normed + _per_example(view, bias, normed, trailing)
+    scale, shift = (p if p is None else _per_example(view, p, normed, trailing) for p in (weight, bias))
+    if scale is None or shift is None:
+        return normed if scale is None else normed.mul_(scale)
+    return torch.addcmul(shift, normed, scale)
 
 
 def _per_example(view: View, tensor: Any, activation: Any, trailing: int = 0) -> Any:

@@ -1,7 +1,7 @@
 """Stochastic gradient descent on slopes along rank-one sign directions, by forward passes alone."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -176,8 +176,12 @@ class ZerothOrderSGD(Optimizer):
         own = state_dict["zeroth_order"]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done, self.mean_square = own["seed"], own["steps_done"], own["mean_square"]
-        kept, shared = set(own["targets"]), set(own["shared"])
-        self.targets = [target for target in targets_of(self.model, self.param_groups) if target.index in kept]
+        self.keep_targets(own["targets"], own["shared"])
+
+    def keep_targets(self, kept: Collection[int], shared: Collection[int]) -> None:
+        """Takes over from an earlier part of the run which targets (by index) are trained, and which share directions."""
+        targets = targets_of(self.model, self.param_groups)
+        self.targets = [target for target in targets if target.index in kept]
         for target in self.targets:
             target.shared = target.index in shared
 

@@ -1,0 +1,227 @@
+"""The command line: the verbs, and no logic. Torch is imported inside them, so that `--help` is quick."""
+
+import json
+import os
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from featherlight import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train, fine-tune and ship neural networks within a budget of memory, time and bytes.",
+)
+_console = Console(stderr=True)
+
+Text = Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair. Guessed if left out.")]
+Label = Annotated[str | None, typer.Option(help="Label column. Guessed if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+Truncate = Annotated[bool, typer.Option("--allow-truncation", help="Go on if over 1% of the tokens are cut off.")]
+Run = Annotated[Path, typer.Argument(help="A run directory, or a model directory.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"featherlight {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def finetune(
+    model: Annotated[str | None, typer.Option(help="Directory, hub id, or `minilm`.")] = None,
+    train: Annotated[str | None, typer.Option(help="jsonl, csv, tsv or parquet; or `stdlib-docs`.")] = None,
+    valid: Annotated[str | None, typer.Option(help="Validation file; split off --train if left out.")] = None,
+    text: Text = None,
+    label: Label = None,
+    task: Annotated[str | None, typer.Option(help="auto, classification, regression or lm.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, f1, mcc or pearson.")] = None,
+    method: Annotated[str | None, typer.Option(help="zo (forward only), mezo (the published baseline) or adamw.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training; 5 if no budget is given.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; each method has its own default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    trainable: Annotated[str | None, typer.Option(help="default, all, last:N, or a regular expression.")] = None,
+    lora: Annotated[int | None, typer.Option(help="Rank of LoRA adapters (needs peft).")] = None,
+    head_start: Annotated[
+        bool | None, typer.Option("--head-start/--no-head-start", help="Fit the head in closed form first.")
+    ] = None,
+    allow_truncation: Truncate = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these; flags win over it.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Any config key, such as optimizer.sigma=1e-3.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a pretrained text model; by forward passes alone, if you like."""
+    flags: dict[str, Any] = {
+        "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
+        "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "trainable": trainable,
+        "lora": lora, "head_start": head_start, "allow_truncation": allow_truncation or None,
+    }  # fmt: skip
+    given = {name: value for name, value in flags.items() if value is not None}
+    from featherlight.recipes.finetune import command
+
+    command.run(
+        given,
+        lr=lr,
+        config_file=config,
+        changes=change or [],
+        out=out,
+        resume=resume,
+        dry_run=dry_run,
+        as_json=as_json,
+        typed="featherlight " + shlex.join(sys.argv[1:]),
+        console=_console,
+    )
+
+
+@app.command()
+def predict(
+    run: Run,
+    input: Annotated[Path, typer.Option("--input", help="jsonl, csv, tsv or parquet.", show_default=False)],
+    text: Text = None,
+    allow_truncation: Truncate = False,
+    as_json: Json = False,
+) -> None:
+    """Label new rows, as a stream: one line a row, in order."""
+    from featherlight.recipes.finetune import use
+
+    trained = use.load_trained(run)
+    for chunk in use.predict(trained, input, text=tuple(text or ()), allow_truncation=allow_truncation):
+        for one in chunk:
+            if as_json:
+                typer.echo(json.dumps({"label": one.label, "probabilities": one.probabilities}))
+            elif one.probabilities is None:
+                typer.echo(f"{one.label:.6g}")
+            else:
+                typer.echo(f"{one.label}\t{one.probabilities[str(one.label)]:.4f}")
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Option(help="A labelled file; a text for a language model.", show_default=False)],
+    text: Text = None,
+    label: Label = None,
+    task: Annotated[str, typer.Option(help="classification, regression or lm.")] = "classification",
+    allow_truncation: Truncate = False,
+    as_json: Json = False,
+) -> None:
+    """Score a run on labelled rows, or a language model on a text."""
+    from featherlight.recipes.finetune import use
+
+    if task == "lm":
+        scores = use.perplexity(use.load_trained(run, language=True), Path(data))
+    else:
+        scores = use.evaluate(
+            use.load_trained(run), data, text=tuple(text or ()), label=label, allow_truncation=allow_truncation
+        )
+    if as_json:
+        typer.echo(json.dumps(scores))
+        return
+    table = Table("measure", "value")
+    for name, value in scores.items():
+        if name != "confusion":
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    Console().print(table)
+
+
+@app.command()
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="What to continue.", show_default=False)],
+    max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.", min=1)] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Continue a prompt with a language model."""
+    from featherlight.recipes.finetune import use
+
+    trained = use.load_trained(run, language=True)
+    typer.echo(use.generate(trained, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
+
+
+@app.command()
+def replay(
+    base: Annotated[str, typer.Argument(help="The base model: directory, hub id, or `minilm`.", show_default=False)],
+    journal: Annotated[Path, typer.Argument(help="The file `journal` of a run.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory for the rebuilt model.", show_default=False)],
+    steps: Annotated[int | None, typer.Option(help="Replay only so many steps.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild a fine-tuned model, to the same bits, from its base and a journal of kilobytes. Needs no data."""
+    from featherlight.recipes.finetune import use
+
+    done = use.replay(base, journal, out, steps=steps)
+    if as_json:
+        typer.echo(json.dumps(done | {"out": str(out)}))
+        return
+    typer.echo(f"replayed {done['steps']:,} steps to {out}\nsha256 of the weights {done['sha256']}")
+    if done["damage"] is not None:
+        _console.print(f"[yellow]note:[/] {done['damage']}", highlight=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Draw one page of one or more runs, side by side."""
+    from featherlight.report import headline, read_run, write_report
+
+    records = [read_run(path) for path in runs]
+    path = write_report(records, out)
+    for record in records:
+        typer.echo(headline(record))
+    typer.echo(f"report: {path}")
+
+
+@app.command("convert-llama2c")
+def convert_llama2c(
+    model: Annotated[Path, typer.Argument(help="The .bin of the weights.", show_default=False)],
+    tokenizer: Annotated[Path, typer.Argument(help="The .bin of the tokenizer.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory for the Hugging Face model.", show_default=False)],
+) -> None:
+    """Turn a llama2.c model into a Hugging Face directory."""
+    from featherlight.integrations.llama2c import convert_llama2c
+
+    typer.echo(f"wrote {convert_llama2c(model, tokenizer, out)}")
+
+
+def main() -> None:
+    """Runs the command line; whatever goes wrong ends in a sentence and an exit code, never in a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=True)
+    except tomllib.TOMLDecodeError as error:
+        _fail(f"not valid TOML: {error}", 2)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"the system refused: {error.strerror or error}{where}. What was complete is still on disk.", 1)
+    except KeyboardInterrupt:
+        _fail("stopped at once; the last complete step is on disk.", 130)
+
+
+def _fail(sentence: str, code: int) -> None:
+    _console.print(f"[bold red]error:[/] {sentence}", highlight=False, soft_wrap=True, markup=True)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Modules, and ways to run parts of them."""

@@ -1,0 +1,174 @@
+"""Runs the frozen first blocks of a model once for each example and only the rest at every step.
+
+Legend of shapes: B examples, T tokens, D features.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the first trained block."""
+
+
+class FrozenPrefix:
+    """The blocks of a model before its first trained one.
+
+    Args:
+        model: runs its `blocks` in order and hands hidden states (B, T, D) from one to the next.
+        blocks: its list of blocks.
+        first_trained: number of the first trained block, at least 1.
+    """
+
+    def __init__(self, model: nn.Module, blocks: nn.ModuleList, first_trained: int) -> None:
+        self.model = model
+        self.blocks = blocks
+        self.first_trained = first_trained
+
+    @torch.no_grad()
+    def hidden(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+        """What the first trained block is handed, with dropout off."""
+        found: list[Tensor] = []
+
+        def catch(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+            raise _ReachedError
+
+        handle = self.blocks[self.first_trained].register_forward_pre_hook(catch, with_kwargs=True)
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            self.model(**inputs)
+        except _ReachedError:
+            return found[0]
+        finally:
+            handle.remove()
+            for module in training:
+                module.training = True
+        raise ValueError(f"{type(self.model).__name__} ran without reaching block {self.first_trained}.")
+
+    @contextmanager
+    def injected(self, hidden: Float[Tensor, "B T D"]) -> Iterator[None]:
+        """Inside the block, the frozen blocks are passed over and the last of them returns `hidden`."""
+        for number in range(self.first_trained):
+            is_last = number == self.first_trained - 1
+            self.blocks[number].forward = _returns(hidden) if is_last else _passes_on
+        try:
+            yield
+        finally:
+            for number in range(self.first_trained):
+                del self.blocks[number].forward
+
+
+class PrefixCache:
+    """Hidden states at the first trained block for each example of a set, computed when first asked for.
+
+    Args:
+        prefix: computes them.
+        lengths: tokens of each example, (N,).
+        like: hidden states of any example, for D and the dtype.
+        file: where they are kept if they would take more than `memory_limit`; deleted with the cache's folder.
+        memory_limit: bytes.
+    """
+
+    def __init__(
+        self,
+        prefix: FrozenPrefix,
+        lengths: Int[Tensor, "N"],
+        *,
+        like: Float[Tensor, "B T D"],
+        file: Path,
+        memory_limit: int = 1 << 28,
+    ) -> None:
+        self.prefix = prefix
+        self._starts = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
+        self._filled = torch.zeros(len(lengths), dtype=torch.bool)
+        shape = (int(self._starts[-1]), like.shape[-1])
+        self.num_bytes = shape[0] * shape[1] * like.element_size()
+        if self.num_bytes <= memory_limit:
+            self._rows = torch.empty(shape, dtype=like.dtype)
+        else:
+            mapped = np.lib.format.open_memmap(file, "w+", dtype=np.uint8, shape=(self.num_bytes,))
+            self._rows = torch.from_numpy(mapped).view(like.dtype).view(shape)
+
+    def rows(self, indices: Sequence[int], inputs: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+        """Hidden states of examples, padded like their batch; padding is zero.
+
+        Args:
+            indices: of the examples.
+            inputs: their batch, with `attention_mask` (B, T).
+        """
+        which = torch.as_tensor(indices)
+        mask = inputs["attention_mask"].bool()
+        missing = (~self._filled[which]).nonzero().flatten()
+        if len(missing):
+            hidden = self.prefix.hidden({name: tensor[missing] for name, tensor in inputs.items()})
+            self._rows[self._positions(which[missing])] = hidden[mask[missing]].to(self._rows)
+            self._filled[which[missing]] = True
+        result = torch.zeros(*mask.shape, self._rows.shape[1], dtype=self._rows.dtype)
+        result[mask.cpu()] = self._rows[self._positions(which)]
+        return result.to(mask.device)
+
+    def _positions(self, which: Int[Tensor, "B"]) -> Int[Tensor, "P"]:
+        """The rows of examples, one example behind the other."""
+        counts = self._starts[which + 1] - self._starts[which]
+        ends = counts.cumsum(0)
+        shift = (self._starts[which] - ends + counts).repeat_interleave(counts)
+        return shift + torch.arange(int(counts.sum()))
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The longest list of modules of one class in a model: its blocks, with their name.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(block) for block in module}) == 1
+    ]
+    if not lists:
+        raise ValueError(
+            f"{type(model).__name__} has no list of blocks to take the last ones of. Give `--trainable` a regular "
+            "expression of parameter names instead."
+        )
+    return max(lists, key=lambda entry: len(entry[1]))
+
+
+def modules_before(model: nn.Module, block: nn.Module, inputs: Mapping[str, Tensor]) -> set[nn.Module]:
+    """The modules that run before `block` does in a forward pass of `inputs`."""
+    ran: set[nn.Module] = set()
+    reached = False
+
+    def note(module: nn.Module, args: tuple) -> None:
+        nonlocal reached
+        reached = reached or module is block
+        if not reached:
+            ran.add(module)
+
+    leaves = [m for m in model.modules() if m is block or next(m.children(), None) is None]
+    handles = [module.register_forward_pre_hook(note) for module in leaves]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
+def _passes_on(*args: Any, **kwargs: Any) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _returns(hidden: Tensor) -> Callable[..., Tensor]:
+    return lambda *args, **kwargs: hidden

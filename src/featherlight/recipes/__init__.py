@@ -1,0 +1,1 @@
+"""Recipes: a run is a function of a frozen config."""

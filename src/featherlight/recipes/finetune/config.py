@@ -1,0 +1,169 @@
+"""The config of a fine-tune: frozen, checked, and the same in a TOML file as on the command line."""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+DEFAULT_MINUTES = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimizerConfig:
+    """How the weights are moved.
+
+    Args:
+        lr: learning rate; None takes the method's default.
+        sigma: scale of the perturbation of forward-only methods.
+        directions: directions a batch; None is one for each example. For `zo`.
+        normalize: whether a step is divided by the spread of the slopes, which makes `lr` a distance. For `zo`.
+        weight_decay: decoupled.
+        schedule: "constant", or "linear" to zero over the budget.
+    """
+
+    lr: float | None = None
+    sigma: float = 1e-3
+    directions: int | None = None
+    normalize: bool = True
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "sigma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"`{name}` must be a finite positive number; got {value}.")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FinetuneConfig:
+    """One fine-tune, as `config.toml` keeps it.
+
+    Args:
+        model: directory, hub id, or "minilm".
+        train: file of training rows, or "stdlib-docs".
+        valid: file of validation rows; None splits them off `train`.
+        text: text columns, one or two; empty guesses them.
+        label: label column; None guesses it.
+        task: "classification", "regression", "lm", or "auto" by the labels.
+        metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
+        method: "zo", "mezo" or "adamw".
+        trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
+        lora: rank of adapters, which are then all that is trained besides a fresh head.
+        head_start: whether a classification head is first fitted in closed form; None does so for a fresh one.
+        steps: budget in steps.
+        minutes: budget in minutes spent in steps.
+        batch: examples a step.
+        micro_batch: examples a forward pass; None runs the batch at once.
+        max_length: longest input in tokens; None takes the model's.
+        allow_truncation: goes on if more than 1% of the tokens are cut off.
+        valid_fraction: share of `train` that is split off where `valid` is None.
+        evaluations: how often the validation rows are looked at in a run.
+        seed: of everything random.
+        dtype: of the weights, "auto" for the source's own.
+        optimizer: how the weights are moved.
+    """
+
+    model: str
+    train: str
+    valid: str | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    task: Literal["auto", "classification", "regression", "lm"] = "auto"
+    metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
+    method: Literal["zo", "mezo", "adamw"] = "zo"
+    trainable: str = "default"
+    lora: int | None = None
+    head_start: bool | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 16
+    micro_batch: int | None = None
+    max_length: int | None = None
+    allow_truncation: bool = False
+    valid_fraction: float = 0.1
+    evaluations: int = 10
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive; got {value}.")
+        if len(self.text) > 2:
+            raise ValueError(f"`text` takes one column or a pair; got {list(self.text)}.")
+        if not 0 < self.valid_fraction < 1:
+            raise ValueError(f"`valid_fraction` must lie between 0 and 1; got {self.valid_fraction}.")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"`seed` must be in [0, 2**64); got {self.seed}.")
+        if self.task == "lm" and (self.metric is not None or self.label is not None):
+            raise ValueError("`task` lm predicts the next token, so it takes neither `metric` nor `label`. Drop them.")
+        if self.steps is None and self.minutes is None:
+            object.__setattr__(self, "minutes", DEFAULT_MINUTES)
+
+    def to_toml(self) -> str:
+        """The config as TOML; what is None is left out."""
+        return tomli_w.dumps(_without_none(dataclasses.asdict(self)))
+
+
+def config_from_mapping(values: dict[str, Any], *, source: str) -> FinetuneConfig:
+    """Checks a mapping as TOML gives it.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one) or a wrong value, with its path.
+    """
+    try:
+        return TypeAdapter(FinetuneConfig).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {'; '.join(_sentence(one) for one in error.errors())}") from None
+
+
+def read_config(path: Path) -> FinetuneConfig:
+    """Reads a config file; raises ValueError with a sentence."""
+    return config_from_mapping(read_mapping(path), source=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Reads a TOML file; raises ValueError with a sentence."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(f"no config file at {path}. Pass the config.toml of a run, or a TOML file of your own.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _sentence(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"] if part != "FinetuneConfig")
+    if error["type"] == "unexpected_keyword_argument":
+        known = _known_keys()
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
+        return f"unknown key `{path}`. {hint}"
+    if error["type"] == "missing":
+        return f"`{path}` is missing; a fine-tune needs it."
+    message = error["msg"].removeprefix("Value error, ")
+    return message if error["type"] == "value_error" else f"`{path}` is {error['input']!r}: {message}."
+
+
+def _known_keys() -> list[str]:
+    top = [one.name for one in dataclasses.fields(FinetuneConfig)]
+    return top + [f"optimizer.{one.name}" for one in dataclasses.fields(OptimizerConfig)]
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }

@@ -1,0 +1,208 @@
+"""Model, data and task of a fine-tune, put together from its config."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featherlight.data import EncodedText, Labels, TextRows, encode_text, lm_blocks, load_text, read_plain_text, split_rows
+from featherlight.nn.frozen_prefix import FrozenPrefix, PrefixCache
+from featherlight.nn.models import Pretrained, load_pretrained, resolve_model
+from featherlight.objective import seeded_random
+from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.finetune.tasks import Classification, LanguageModel, Regression, Task, TaskLoss
+from featherlight.recipes.finetune.trainable import add_adapters, select_trainable
+from featherlight.trainer import weights_digest
+
+_EVALUATION_TOKENS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is trained on what.
+
+    Attributes:
+        loaded: the model with its tokenizer.
+        task: loss and metric.
+        loss: of a batch.
+        train: encoded training examples.
+        valid: encoded validation examples.
+        caches: hidden states of each set at the first trained block; empty without a frozen prefix.
+        base_digest: of the weights that come from the model's source.
+        device: where the model is.
+    """
+
+    loaded: Pretrained
+    task: Task
+    loss: TaskLoss
+    train: EncodedText
+    valid: EncodedText
+    caches: dict[int, PrefixCache]
+    base_digest: str
+    device: torch.device
+
+    @property
+    def labels(self) -> Labels | None:
+        """Classes or the one number; None for a language model."""
+        return self.task.labels
+
+    def batch(self, data: EncodedText, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Some examples as tensors, with their hidden states at the first trained block if the ones before are frozen."""
+        batch = {name: tensor.to(self.device) for name, tensor in data.batch(indices).items()}
+        if cache := self.caches.get(id(data)):
+            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+            batch["prefix_hidden"] = cache.rows(indices, inputs)
+        return batch
+
+    def batches(self, data: EncodedText, *, indices: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
+        """All examples, or those at `indices`, in batches of a bounded number of tokens, similar lengths together."""
+        which = torch.arange(len(data)) if indices is None else indices
+        order = which[data.lengths[which].argsort(stable=True)].tolist()
+        while order:
+            rows = max(1, _EVALUATION_TOKENS // data.length(order[-1]))
+            rows, order = order[-rows:], order[:-rows]
+            yield self.batch(data, rows)
+
+    def data_digest(self) -> str:
+        """SHA-256 of the training examples as the model sees them."""
+        digest = hashlib.sha256(self.train.input_ids.numpy().tobytes())
+        digest.update(self.train.offsets.numpy().tobytes())
+        if self.train.targets is not None:
+            digest.update(self.train.targets.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:
+    """Loads data and model and chooses what is trained.
+
+    Args:
+        config: of the run.
+        scratch: folder for files that do not outlive the run.
+
+    Raises:
+        ValueError: bad data, no model, or choices that do not fit together.
+    """
+    source = resolve_model(config.model)
+    if config.task == "lm":
+        return _build(config, source, None, LanguageModel(), None, scratch)
+    rows = load_text(config.train, text_columns=config.text, label_column=config.label)
+    labels = Labels.fit(
+        _require_labels(rows), regression={"auto": None, "regression": True, "classification": False}[config.task],
+        source=f"the label column of {rows.source}",
+    )
+    task = Regression(labels, config.metric) if labels.is_regression else Classification(labels, config.metric)
+    return _build(config, source, rows, task, labels, scratch)
+
+
+def load_model(config: FinetuneConfig, source: str, num_outputs: int | None) -> Pretrained:
+    """The model of a run before its first step, but for what `select_trainable` and a head start do to it."""
+    generator = torch.Generator().manual_seed(config.seed)
+    loaded = load_pretrained(source, num_outputs=num_outputs, generator=generator, dtype=config.dtype)
+    loaded.model.eval()
+    return loaded
+
+
+def base_digest(loaded: Pretrained) -> str:
+    """Digest of the parameters that come from the model's source."""
+    return weights_digest({n: p for n, p in loaded.model.named_parameters() if n not in loaded.fresh})
+
+
+def _build(
+    config: FinetuneConfig, source: str, rows: TextRows | None, task: Task, labels: Labels | None, scratch: Path
+) -> Problem:
+    loaded = load_model(config, source, None if labels is None else labels.num_outputs)
+    digest = base_digest(loaded)
+    train, valid = _language_data(config, loaded) if rows is None or labels is None else _labelled(config, loaded, rows, labels)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded.model.to(device)
+    prefix = None
+    if config.lora is not None:
+        with seeded_random(config.seed, torch.device("cpu")):
+            loaded = add_adapters(loaded, config.lora)
+        loaded.model.eval()
+    else:
+        probe = {n: t.to(device) for n, t in train.batch([0]).items() if n != "labels"}
+        prefix = select_trainable(loaded, config.trainable, probe)
+    caches = {}
+    if prefix is not None:
+        hidden = _check_prefix(prefix, TaskLoss(task, prefix), {n: t.to(device) for n, t in train.batch([0]).items()})
+        for name, data in (("train", train), ("valid", valid)):
+            caches[id(data)] = PrefixCache(prefix, data.lengths, like=hidden, file=scratch / f"{name}.prefix.npy")
+    return Problem(
+        loaded=loaded,
+        task=task,
+        loss=TaskLoss(task, prefix),
+        train=train,
+        valid=valid,
+        caches=caches,
+        base_digest=digest,
+        device=device,
+    )
+
+
+def _labelled(
+    config: FinetuneConfig, loaded: Pretrained, rows: TextRows, labels: Labels
+) -> tuple[EncodedText, EncodedText]:
+    max_length = min(config.max_length or loaded.max_length, loaded.max_length)
+
+    def encode(some: TextRows) -> EncodedText:
+        return encode_text(
+            some,
+            loaded.tokenizer,
+            max_length=max_length,
+            allow_truncation=config.allow_truncation,
+            targets=labels.encode(_require_labels(some), source=f"the label column of {some.source}"),
+        )
+
+    if config.valid is not None:
+        return encode(rows), encode(load_text(config.valid, text_columns=config.text, label_column=config.label))
+    targets = labels.encode(_require_labels(rows))
+    parts = split_rows(
+        targets, valid_fraction=config.valid_fraction, seed=config.seed, stratify=not labels.is_regression
+    )
+    train, valid = (_some_rows(rows, part.tolist()) for part in parts)
+    return encode(train), encode(valid)
+
+
+def _language_data(config: FinetuneConfig, loaded: Pretrained) -> tuple[EncodedText, EncodedText]:
+    length = min(config.max_length or 256, loaded.max_length)
+    text = read_plain_text(Path(config.train))
+    if config.valid is not None:
+        valid = read_plain_text(Path(config.valid))
+    else:
+        cut = int(len(text) * (1 - config.valid_fraction))
+        text, valid = text[:cut], text[cut:]
+    return (
+        lm_blocks(text, loaded.tokenizer, block_length=length),
+        lm_blocks(valid, loaded.tokenizer, block_length=length),
+    )
+
+
+@torch.no_grad()
+def _check_prefix(prefix: FrozenPrefix, loss: TaskLoss, batch: dict[str, Tensor]) -> Tensor:
+    """Hidden states of a batch; raises ValueError if the suffix on them does not give what the whole model gives."""
+    hidden = prefix.hidden({name: tensor for name, tensor in batch.items() if name != "labels"})
+    whole = loss.logits(prefix.model, batch)
+    suffix = loss.logits(prefix.model, batch | {"prefix_hidden": hidden})
+    if not torch.allclose(whole, suffix, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
+        raise ValueError(
+            f"the blocks of {type(prefix.model).__name__} hand on more than hidden states, so its last ones cannot be run "
+            "alone. Use `--trainable` with a regular expression instead of last:N."
+        )
+    return hidden
+
+
+def _require_labels(rows: TextRows) -> list:
+    if rows.labels is None:
+        raise ValueError(f"{rows.source} has no label column. Name it with `--label`, or use `--task lm` for plain text.")
+    return rows.labels
+
+
+def _some_rows(rows: TextRows, indices: list[int]) -> TextRows:
+    labels = _require_labels(rows)
+    return TextRows(
+        texts=[rows.texts[i] for i in indices], labels=[labels[i] for i in indices], source=rows.source
+    )

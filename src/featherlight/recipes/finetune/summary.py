@@ -1,0 +1,142 @@
+"""What a run leaves for people: scores, memory, counters, and where they are written."""
+
+import json
+import platform
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featherlight.data import confusion
+from featherlight.meter import Meter, allocation_peak, process_peak_bytes, saved_for_backward_bytes
+from featherlight.objective import BatchObjective
+from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.finetune.problem import Problem
+from featherlight.trainer import Clock
+
+LOWER_IS_BETTER = frozenset({"perplexity"})
+_PROBED_EXAMPLES = 2
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """Scores and losses of the validation rows over a run, in order."""
+
+    metric: str
+    head_start: float | None = None
+    values: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        return min(self.values) if self.metric in LOWER_IS_BETTER else max(self.values)
+
+    def add(self, kind: str, value: float, loss: float) -> None:
+        """Takes down a score; `kind` is "head_start" or "eval"."""
+        self.values.append(value)
+        self.losses.append(loss)
+        self.head_start = value if kind == "head_start" else self.head_start
+
+    def text(self) -> str:
+        """The latest score for people."""
+        if not self.values:
+            return ""
+        last = self.values[-1]
+        return f"{self.metric} {last:.1%}" if self.metric == "accuracy" else f"{self.metric} {last:.4g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Bytes of tensors: weights, and peaks with the weights counted in."""
+
+    weights: int
+    inference_peak: int
+    adamw_estimate: int
+    training_peak: int | None = None
+
+    def with_training(self, above_weights: int) -> "MemoryUse":
+        return replace(self, training_peak=self.weights + above_weights)
+
+
+def measure_memory(problem: Problem, objective: BatchObjective) -> MemoryUse:
+    """Measures a forward pass of a batch, and what AdamW would take from its weights and what a pass saves.
+
+    The activations of a backward pass are measured on two examples and scaled to the batch; gradients and the two
+    moments of AdamW take three times the trained weights.
+    """
+    model = problem.loaded.model
+    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    with torch.no_grad(), allocation_peak(problem.device) as inference:
+        objective.value()
+    few = objective.narrow(_PROBED_EXAMPLES)
+    saved = saved_for_backward_bytes(lambda: problem.loss(model, few.batch))
+    scaled = saved * (objective.micro_batch or objective.num_examples) // few.num_examples
+    return MemoryUse(
+        weights=weights, inference_peak=weights + inference.bytes, adamw_estimate=weights + 3 * trained + scaled
+    )
+
+
+def write_summary(
+    path: Path,
+    *,
+    config: FinetuneConfig,
+    problem: Problem,
+    scores: Scores,
+    memory: MemoryUse,
+    meter: Meter,
+    clock: Clock,
+    stopped: str,
+    commands: tuple[str, str],
+    confused: tuple[torch.Tensor, torch.Tensor],
+    notes: list[str],
+) -> None:
+    """Writes `summary.json`, which the report reads."""
+    journal = path.parent / "journal"
+    counters = meter.as_dict() | {"steps": clock.step, "seconds": clock.seconds}
+    summary: dict[str, Any] = {
+        "method": config.method,
+        "title": f"{config.method} on {Path(config.train).name}",
+        "command": commands[0],
+        "resume_command": commands[1] if stopped != "finished" else None,
+        "model": config.model,
+        "train": config.train,
+        "metric": {
+            "name": scores.metric,
+            "start": scores.values[0],
+            "head_start": scores.head_start,
+            "best": scores.best,
+            "last": scores.values[-1],
+        },
+        "loss": {"start": scores.losses[0], "last": scores.losses[-1]},
+        "memory": {
+            "weights": memory.weights,
+            "inference_peak": memory.inference_peak,
+            "training_peak": memory.training_peak or memory.inference_peak,
+            "adamw_estimate": None if config.method == "adamw" else memory.adamw_estimate,
+            "process_peak": process_peak_bytes(),
+            "measured_by": "tensor allocations" + (" on CUDA" if problem.device.type == "cuda" else ", torch profiler"),
+        },
+        "counters": counters,
+        "confusion": _confusion(problem, *confused),
+        "journal_bytes": journal.stat().st_size if journal.is_file() else None,
+        "versions": {
+            "featherlight": version("featherlight"),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "python": platform.python_version(),
+        },
+        "stopped": stopped,
+        "notes": notes,
+    }
+    path.write_text(json.dumps(summary, indent=1))
+
+
+def _confusion(problem: Problem, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, Any] | None:
+    known = problem.labels
+    if known is None or known.is_regression:
+        return None
+    counts = confusion(logits.argmax(-1), labels, known.num_outputs)
+    return {"labels": list(known.names), "counts": counts.tolist()}

@@ -1,0 +1,113 @@
+"""Which parameters are trained, and which blocks before them are frozen and need to run only once."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from featherlight.nn.frozen_prefix import FrozenPrefix, find_blocks, modules_before
+from featherlight.nn.models import Pretrained
+
+_LAST = re.compile(r"last:(\d+)")
+
+
+def select_trainable(
+    loaded: Pretrained, choice: str, probe: Mapping[str, Tensor], *, freeze_tables: bool = True
+) -> FrozenPrefix | None:
+    """Sets `requires_grad` of every parameter by the user's choice.
+
+    Args:
+        loaded: the model.
+        choice: "default", "all", "last:N" or a regular expression of parameter names.
+        probe: inputs of a small batch, to see in which order modules run.
+        freeze_tables: whether "default" leaves embedding tables out.
+
+    Returns:
+        The frozen blocks that come before the first trained one, for "last:N"; else None.
+
+    Raises:
+        ValueError: the choice fits no parameter, or asks for more blocks than there are.
+    """
+    names = dict(loaded.model.named_parameters())
+    tables = {id(m.weight) for m in loaded.model.modules() if isinstance(m, nn.Embedding)}
+    prefix = None
+    if choice == "all":
+        chosen = set(names)
+    elif choice == "default":
+        chosen = {name for name, parameter in names.items() if not (freeze_tables and id(parameter) in tables)}
+    elif match := _LAST.fullmatch(choice):
+        chosen, prefix = _last_blocks(loaded.model, int(match[1]), probe, tables)
+    else:
+        chosen = _matching(choice, names)
+    chosen |= {name for name in loaded.fresh if name in names}
+    for name, parameter in names.items():
+        parameter.requires_grad_(name in chosen)
+    return prefix
+
+
+def add_adapters(loaded: Pretrained, rank: int) -> Pretrained:
+    """Puts LoRA adapters of `rank` on the linear layers of the model, with PEFT; they and a fresh head are trained.
+
+    Raises:
+        ValueError: PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ValueError("`--lora` needs the package peft, which is not installed. Run `pip install featherlight[lora]`.") from None
+    heads = {id(loaded.head)}
+    linear = [name for name, m in loaded.model.named_modules() if isinstance(m, nn.Linear) and id(m) not in heads]
+    before = set(loaded.model.state_dict())
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), loaded.model)
+    fresh_heads = {name for name in loaded.fresh if name in dict(loaded.model.named_parameters())}
+    adapters = {name for name in loaded.model.state_dict() if ".lora_" in name} - before
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(name in adapters | fresh_heads)
+    return Pretrained(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        fresh=frozenset(adapters | fresh_heads),
+        head=loaded.head,
+        max_length=loaded.max_length,
+        path=loaded.path,
+    )
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Adds every adapter to the layer below it and takes it away, so that the model is of its own class throughout."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def _last_blocks(
+    model: nn.Module, count: int, probe: Mapping[str, Tensor], tables: set[int]
+) -> tuple[set[str], FrozenPrefix | None]:
+    name, blocks = find_blocks(model)
+    if not 1 <= count <= len(blocks):
+        raise ValueError(
+            f"`--trainable last:{count}` asks for {count} blocks, but `{name}` has {len(blocks)}; take 1 to {len(blocks)}."
+        )
+    first = len(blocks) - count
+    before = modules_before(model, blocks[first], probe)
+    frozen = {id(parameter) for module in before for parameter in module.parameters()} | tables
+    chosen = {name for name, parameter in model.named_parameters() if id(parameter) not in frozen}
+    return chosen, FrozenPrefix(model, blocks, first) if first else None
+
+
+def _matching(choice: str, names: Mapping[str, nn.Parameter]) -> set[str]:
+    try:
+        pattern = re.compile(choice)
+    except re.error as error:
+        raise ValueError(f"`--trainable {choice}` is not a regular expression ({error}).") from None
+    chosen = {name for name in names if pattern.search(name)}
+    if not chosen:
+        some = ", ".join(list(names)[:3])
+        raise ValueError(
+            f"`--trainable {choice}` fits none of the {len(names)} parameters (such as {some}), so nothing would be trained."
+        )
+    return chosen

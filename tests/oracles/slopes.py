@@ -1,0 +1,43 @@
+"""The gradient estimate of a forward-only step, by the fused engine and by dense perturbed copies of the weights."""
+
+import torch
+from torch import Tensor, nn
+
+from featherlight.functional import SignStream
+from featherlight.objective import PerExampleObjective
+from featherlight.optim import SPSA, RankOneSigns
+from featherlight.optim.zeroth_order import Target, targets_of
+from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator
+
+
+def trained(model: nn.Module) -> list[Target]:
+    return targets_of(model, [{"params": [p for p in model.parameters() if p.requires_grad]}])
+
+
+def fused_estimate(
+    objective: PerExampleObjective, targets: list[Target], *, count: int | None, sigma: float, seed: int, step: int
+) -> tuple[list[Tensor], Tensor]:
+    """`sum_k slope_k direction_k` for each target, and the loss. Marks the targets that share their direction."""
+    evaluator = SlopeEvaluator(RankOneSigns(count), sigma)
+    measured = evaluator.measure(objective, targets, SignStream(seed=seed, step=step))
+    estimate = [torch.zeros_like(target.parameter, dtype=torch.float64) for target in targets]
+    for number, slope in enumerate(measured.slopes):
+        for total, dense in zip(
+            estimate, RankOneSigns(count).dense(targets, seed=seed, step=step, number=number), strict=True
+        ):
+            total += float(slope) * dense.double()
+    return [total.detach() for total in estimate], measured.loss
+
+
+def dense_estimate(
+    objective: PerExampleObjective, targets: list[Target], *, count: int | None, sigma: float, seed: int, step: int
+) -> tuple[list[Tensor], Tensor]:
+    """The same from SPSA: the weights are exchanged for perturbed copies, one direction at a time."""
+    loss = SPSA(objective, targets, sigma=sigma, directions=RankOneSigns(count), seed=seed, step=step)()
+    return [target.parameter.grad.double() for target in targets if target.parameter.grad is not None], loss
+
+
+def largest_difference(one: list[Tensor], other: list[Tensor]) -> float:
+    """Relative to the largest entry of all."""
+    scale = max(float(tensor.abs().max()) for tensor in other)
+    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True)) / scale

@@ -48,9 +48,13 @@ def finetune(
     label: Label = None,
     task: Annotated[str | None, typer.Option(help="auto, classification, regression or lm.")] = None,
     metric: Annotated[str | None, typer.Option(help="accuracy, f1, mcc or pearson.")] = None,
-    method: Annotated[str | None, typer.Option(help="zo (forward only), mezo (the published baseline) or adamw.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="zo (forward only), mezo (the published baseline) or adamw.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training; 5 if no budget is given.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Budget in minutes of training; 5 if no budget is given.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; each method has its own default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
@@ -61,7 +65,9 @@ def finetune(
     ] = None,
     allow_truncation: Truncate = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these; flags win over it.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="Any config key, such as optimizer.sigma=1e-3.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Any config key, such as optimizer.sigma=1e-3.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,

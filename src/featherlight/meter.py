@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,8 @@ def allocation_peak(device: torch.device | None = None) -> Iterator[AllocationPe
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield peak
     assert profiler.profiler is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = profiler.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
     current = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         current += event.nbytes()

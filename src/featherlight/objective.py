@@ -1,7 +1,7 @@
 """The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -46,7 +46,7 @@ class PerExampleObjective(Objective, Protocol):
         ...
 
     def narrow(self, count: int) -> Self:
-        """The same objective over the first `count` examples."""
+        """The same objective over the first `count` examples, in one forward pass."""
         ...
 
 
@@ -90,8 +90,8 @@ class BatchObjective:
     def __call__(self) -> Float[Tensor, ""]:
         self.model.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        with torch.enable_grad():
-            for losses in self._forward():
+        with torch.enable_grad(), closing(self._forward()) as forward:
+            for losses in forward:
                 part = losses.sum() / self.num_examples
                 part.backward()
                 self.meter.backward_passes += len(losses)
@@ -111,12 +111,11 @@ class BatchObjective:
             self.model,
             {name: rows[:count] for name, rows in self.batch.items()},
             self.loss,
-            micro_batch=self.micro_batch,
             dropout_seed=self.dropout_seed,
             meter=self.meter,
         )
 
-    def _forward(self) -> Iterator[Tensor]:
+    def _forward(self) -> Generator[Tensor, None, None]:
         rows = self.micro_batch or self.num_examples
         with seeded_random(self.dropout_seed, next(iter(self.batch.values())).device):
             for start in range(0, self.num_examples, rows):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from featherlight.optim import RankOneSigns
 from tests.oracles.philox import direction_of
 from tests.oracles.slopes import dense_estimate, fused_estimate, largest_difference, trained
 from tests.unit.optim.zoo import CASES
-
-from featherlight.optim import RankOneSigns
 
 COUNTS = st.sampled_from([1, 2, 3, None])
 SEEDS = st.integers(0, 2**64 - 1)

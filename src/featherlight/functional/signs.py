@@ -79,13 +79,13 @@ class SignBits:
             self._first_word.append(self._first_word[-1] + 4 * segment.num_blocks)
         counts = torch.tensor([segment.num_blocks for segment in segments], dtype=torch.int64)
         parameter = torch.tensor([s.parameter for s in segments], dtype=torch.int64).repeat_interleave(counts)
-        shift = torch.tensor([s.start // SIGNS_PER_BLOCK for s in segments], dtype=torch.int64) - (counts.cumsum(0) - counts)
+        shift = torch.tensor([s.start // SIGNS_PER_BLOCK for s in segments], dtype=torch.int64) - (
+            counts.cumsum(0) - counts
+        )
         block = torch.arange(parameter.numel()) + shift.repeat_interleave(counts)
         block, parameter = block.to(directions.device), parameter.to(directions.device)
         self.num_words = directions.numel() * self._first_word[-1]
-        self._words = torch.empty(
-            directions.numel(), self._first_word[-1], dtype=torch.int32, device=directions.device
-        )
+        self._words = torch.empty(directions.numel(), self._first_word[-1], dtype=torch.int32, device=directions.device)
         rows = max(1, _BLOCKS_AT_ONCE // max(1, block.numel()))
         for first in range(0, directions.numel(), rows):
             for start in range(0, block.numel(), _BLOCKS_AT_ONCE):

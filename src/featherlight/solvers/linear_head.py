@@ -34,7 +34,12 @@ class LinearHead:
 
 
 def fit_regression(
-    train_x: Float[Tensor, "N D"], train_y: Float[Tensor, "N"], held_x: Tensor, held_y: Tensor, *, intercept: bool = True
+    train_x: Float[Tensor, "N D"],
+    train_y: Float[Tensor, "N"],
+    held_x: Tensor,
+    held_y: Tensor,
+    *,
+    intercept: bool = True,
 ) -> LinearHead:
     """Ridge regression for each penalty from one eigendecomposition; the best on held-out rows is returned."""
     x, y, center_x, center_y = _centered(train_x, train_y.double()[:, None], intercept)

@@ -129,7 +129,9 @@ class JournalWriter:
         file = self.path.open("xb")
         text = json.dumps(header).encode()
         blob = save({name: tensor.detach().contiguous() for name, tensor in self._fitted.items()})
-        self._write(file, MAGIC + _checked(struct.pack("<I", len(text)) + text) + _checked(struct.pack("<Q", len(blob)) + blob))
+        self._write(
+            file, MAGIC + _checked(struct.pack("<I", len(text)) + text) + _checked(struct.pack("<Q", len(blob)) + blob)
+        )
         return file
 
     def _write(self, file: BinaryIO, data: bytes) -> None:
@@ -143,9 +145,7 @@ def encode_record(record: StepRecord) -> bytes:
     """The bytes of one step, length and checksum included."""
     rates = [value for pair in zip(record.rates, record.decays, strict=True) for value in pair]
     coefficients = record.coefficients.numpy().astype("<i2").tobytes()
-    head = _RECORD.pack(
-        _STEP_KIND, len(record.rates), record.step, record.seed, record.scale, len(record.coefficients)
-    )
+    head = _RECORD.pack(_STEP_KIND, len(record.rates), record.step, record.seed, record.scale, len(record.coefficients))
     body = head + struct.pack(f"<{len(rates)}f", *rates) + coefficients
     return _checked(struct.pack("<H", len(body)) + body)
 
@@ -168,7 +168,9 @@ def read_journal(path: Path) -> JournalContents:
         raise ValueError(f"the header of {path} is cut off or altered, so nothing of it can be replayed.")
     header = json.loads(text)
     if header["format"] != 1:
-        raise ValueError(f"{path} has journal format {header['format']}; this version reads format 1. Update featherlight.")
+        raise ValueError(
+            f"{path} has journal format {header['format']}; this version reads format 1. Update featherlight."
+        )
     records: list[StepRecord] = []
     damage = None
     while position < len(data):
@@ -181,9 +183,7 @@ def read_journal(path: Path) -> JournalContents:
             break
         records.append(_decode_record(body))
         position = after
-    return JournalContents(
-        header=header, fitted=load(blob), records=records, intact_bytes=position, damage=damage
-    )
+    return JournalContents(header=header, fitted=load(blob), records=records, intact_bytes=position, damage=damage)
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -111,7 +111,7 @@ def fit(
         while clock.progress < 1 and not clock.interrupted and clock.step != until_step:
             began = time.perf_counter()
             lr = float(optimizer.param_groups[0]["lr"])
-            loss = float(optimizer.step(objective_at(clock.step)))
+            loss = float(optimizer.step(objective_at(clock.step)))  # pyright: ignore[reportArgumentType, reportCallIssue]
             clock.step += 1
             clock.seconds += time.perf_counter() - began
             if scheduler is not None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,7 +51,8 @@ class BarProgress:
         self._task = self._bar.add_task("", total=1.0, **dict.fromkeys(names, ""))
 
     def on_step(self, info: StepInfo) -> None:
-        self._bar.update(self._task, completed=info.progress, **self._status.update(info))
+        fields: dict[str, Any] = dict(self._status.update(info))
+        self._bar.update(self._task, completed=info.progress, **fields)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -83,7 +84,9 @@ class LineProgress:
         texts = self._status.update(info)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
-            self._console.print(f"{info.progress:4.0%}  " + "  ".join(text for text in texts.values() if text), highlight=False)
+            self._console.print(
+                f"{info.progress:4.0%}  " + "  ".join(text for text in texts.values() if text), highlight=False
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -14,11 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracles.llama2c import BOS, LegacyModel, LegacyTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from featherlight.integrations import llama2c
 from featherlight.integrations.llama2c import convert_llama2c
+from tests.oracles.llama2c import BOS, LegacyModel, LegacyTokenizer
 
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "

@@ -172,14 +172,19 @@ CASES: dict[str, Case] = {
     ),
     "scale and shift": Case(
         make=lambda: Apply(
-            lambda m, x: (m.a * x - m.b) / (m.c + x.square()) + m.s * x, a=parameter(D), b=parameter(D), c=nn.Parameter(
-                torch.full((D,), 3.0)), s=parameter()
+            lambda m, x: (m.a * x - m.b) / (m.c + x.square()) + m.s * x,
+            a=parameter(D),
+            b=parameter(D),
+            c=nn.Parameter(torch.full((D,), 3.0)),
+            s=parameter(),
         ),
         shape=(3, D),
     ),
     "shift with alpha, in place, reversed": Case(
         make=lambda: Apply(
-            lambda m, x: (1 - m.a) * torch.add(x, m.b, alpha=0.5).add_(m.c), a=parameter(D), b=parameter(D),
+            lambda m, x: (1 - m.a) * torch.add(x, m.b, alpha=0.5).add_(m.c),
+            a=parameter(D),
+            b=parameter(D),
             c=parameter(D),
         )
     ),
@@ -188,7 +193,9 @@ CASES: dict[str, Case] = {
     "product from the left": Case(make=lambda: Apply(lambda m, x: m.w @ x, w=parameter(2, 3)), shape=(3, D)),
     "product with a vector": Case(make=lambda: Apply(lambda m, x: torch.matmul(x, m.w), w=parameter(D)), shape=(3, D)),
     "product with a stack": Case(make=lambda: Apply(lambda m, x: x @ m.w, w=parameter(2, D, 3)), shape=(2, 3, D)),
-    "einsum": Case(make=lambda: Apply(lambda m, x: torch.einsum("btd,de->bte", x, m.w), w=parameter(D, 2)), shape=(3, D)),
+    "einsum": Case(
+        make=lambda: Apply(lambda m, x: torch.einsum("btd,de->bte", x, m.w), w=parameter(D, 2)), shape=(3, D)
+    ),
     "learned queries straight into layers": Case(
         make=lambda: Apply(
             lambda m, x: x.flatten(1).mean(1)[:, None, None] * m.norm(m.linear(m.queries)),
@@ -198,7 +205,9 @@ CASES: dict[str, Case] = {
         )
     ),
     "norm of a parameter": Case(
-        make=lambda: Apply(lambda m, x: F.layer_norm(m.q, (D,), m.w, m.b) + x, q=parameter(D), w=parameter(D), b=parameter(D))
+        make=lambda: Apply(
+            lambda m, x: F.layer_norm(m.q, (D,), m.w, m.b) + x, q=parameter(D), w=parameter(D), b=parameter(D)
+        )
     ),
     "custom function": Case(make=lambda: Apply(lambda m, x: _Product.apply(x, m.w), w=parameter(D, 3))),
     "aten operator": Case(make=lambda: Apply(lambda m, x: torch.ops.aten.linear(x, m.w), w=parameter(3, D))),

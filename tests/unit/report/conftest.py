@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.unit.report.samples import CONFIG, make_metrics
 
 WriteRun = Callable[..., Path]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from featherlight.report import headline, read_run, render_report, write_report
 from tests.unit.report.conftest import WriteRun
 from tests.unit.report.html_reading import Element, machine_values, read_html, table_rows
 from tests.unit.report.samples import CONFIG, make_metrics, make_summary
-
-from featherlight.report import headline, read_run, render_report, write_report
 
 LIMIT = 1_500_000
 NASTY = "<script>alert('&\"')</script>"

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.unit.report.conftest import WriteRun
-from tests.unit.report.samples import CONFIG, make_metrics, make_summary
 
 from featherlight.report import RunRecord, read_run
+from tests.unit.report.conftest import WriteRun
+from tests.unit.report.samples import CONFIG, make_metrics, make_summary
 
 
 def test_a_whole_run_is_read_as_written(write_run: WriteRun) -> None:

@@ -63,7 +63,9 @@ def resolve_model(source: str) -> str:
     return source
 
 
-def load_pretrained(source: str, *, num_outputs: int | None, generator: torch.Generator, dtype: str = "auto") -> Pretrained:
+def load_pretrained(
+    source: str, *, num_outputs: int | None, generator: torch.Generator, dtype: str = "auto"
+) -> Pretrained:
     """Loads a model and its tokenizer.
 
     Args:

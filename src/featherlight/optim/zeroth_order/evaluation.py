@@ -51,7 +51,7 @@ class SlopeEvaluator:
     def measure(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
         """Central differences along the directions of one step.
 
-        Cost: two forward passes of the batch; in the first step with several directions, six examples more.
+        Cost: two forward passes of the batch; in the first step with several directions, seven examples more.
         """
         if self.family.count == 1:
             return self._measure_shared(objective, targets, stream)
@@ -75,7 +75,8 @@ class SlopeEvaluator:
         direction_of = direction_of_example(objective.num_examples, self.family.count).to(targets[0].parameter.device)
         directions = Directions(targets, stream, int(direction_of[-1]) + 1)
         if self._layout is None:
-            self._layout = self._measure_layout(objective, by_id, directions, direction_of)
+            self._layout = measure_layout(by_id, objective)
+            self._require_independence(objective.narrow(2), by_id, directions)
         losses, touched = [], set()
         for sigma in (self.sigma, -self.sigma):
             values, also_touched = self._values(objective, by_id, directions, direction_of, sigma)
@@ -106,28 +107,24 @@ class SlopeEvaluator:
         with forward:
             return objective.values(), forward.touched
 
-    def _measure_layout(
-        self,
-        objective: PerExampleObjective,
-        by_id: dict[int, Target],
-        directions: Directions,
-        direction_of: Tensor,
-    ) -> Layout:
-        """The layout, after checking on the last example that its loss sees its own direction and no other."""
-        layout = measure_layout(by_id, objective)
-        self._layout = layout
-        together, _ = self._values(objective, by_id, directions, direction_of, _PROBE_SIGMA)
-        with PerturbedForward(by_id, directions, _PROBE_SIGMA):
-            alone = objective.narrow(1).values()
-        self._layout = None
-        tolerance = 200 * torch.finfo(next(iter(by_id.values())).parameter.dtype).eps ** 0.75
-        if not torch.allclose(together[:1], alone, rtol=tolerance, atol=tolerance):
+    def _require_independence(
+        self, pair: PerExampleObjective, by_id: dict[int, Target], directions: Directions
+    ) -> None:
+        """Checks that the loss of the first of two examples stays as it is when the second changes its direction."""
+        losses = []
+        for of_second in (0, directions.count - 1):
+            direction_of = torch.tensor([0, of_second], device=directions.device)[: pair.num_examples]
+            losses.append(self._values(pair, by_id, directions, direction_of, _PROBE_SIGMA)[0][0])
+        same, different = losses
+        tolerance = 16 * torch.finfo(next(iter(by_id.values())).parameter.dtype).eps
+        if not torch.allclose(same, different, rtol=tolerance, atol=tolerance, equal_nan=True):
+            self._layout = None
             raise ValueError(
-                f"the loss of an example depends on the other examples of its batch ({float(together[0]):.6g} among them, "
-                f"{float(alone[0]):.6g} alone), so they cannot carry directions of their own. Use RankOneSigns(count=1), "
-                "or take out what mixes examples (BatchNorm without running statistics, contrastive losses)."
+                f"the loss of an example depends on the other examples of its batch (from {float(same):.6g} to "
+                f"{float(different):.6g} when only its neighbour moves), so they cannot carry directions of their own. "
+                "Use RankOneSigns(count=1), or take out what mixes examples (BatchNorm without running statistics, "
+                "contrastive losses)."
             )
-        return layout
 
     def _require_examples(self, objective: Objective) -> PerExampleObjective:
         if isinstance(objective, PerExampleObjective):

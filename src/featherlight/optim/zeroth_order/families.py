@@ -41,9 +41,7 @@ class RankOneSigns:
 
     def dense(self, targets: Sequence[Target], *, seed: int, step: int, number: int) -> list[Tensor]:
         directions = Directions(targets, SignStream(seed=seed, step=step), number + 1)
-        return [
-            directions.dense(target, 0 if target.shared else number, target.parameter.dtype) for target in targets
-        ]
+        return [directions.dense(target, 0 if target.shared else number, target.parameter.dtype) for target in targets]
 
 
 @dataclass(frozen=True)

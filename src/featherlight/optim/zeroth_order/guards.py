@@ -58,7 +58,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         ValueError: a buffer was written to, so the evaluations of a step would not be of the same function.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-    before = {name: (id(buffer), buffer._version) for name, buffer in model.named_buffers()}
+    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
     for norm in norms:
         norm.training = False
     try:
@@ -66,10 +66,13 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.training = True
-    changed = [name for name, b in model.named_buffers() if before.get(name) != (id(b), b._version)]
+    now = dict(model.named_buffers())
+    kept = {name for name, (b, version) in before.items() if now.get(name) is b and b._version == version}
+    changed = sorted(before.keys() | now.keys() - kept)
     if changed:
         raise ValueError(
-            f"the forward pass wrote to buffer `{changed[0]}`" + (f" and {len(changed) - 1} more" if changed[1:] else "")
+            f"the forward pass wrote to buffer `{changed[0]}`"
+            + (f" and {len(changed) - 1} more" if changed[1:] else "")
             + "; forward-only training compares evaluations, which must all see the same state. "
             "Put the module that writes it into eval mode."
         )

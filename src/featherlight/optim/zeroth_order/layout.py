@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from featherlight.objective import PerExampleObjective
-from featherlight.optim.zeroth_order.perturbed_functions import PERTURBED
+from featherlight.optim.zeroth_order.perturbed_functions import PERTURBED, Perturbed
 from featherlight.optim.zeroth_order.targets import Target
 
 _TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
@@ -26,7 +26,8 @@ def is_metadata(func: Callable[..., Any]) -> bool:
     """Whether `func` asks a tensor for something else than its values."""
     name = func.__name__
     if name == "__get__":
-        return getattr(func, "__self__").__name__ not in _TENSOR_PROPERTIES
+        owner: Any = func
+        return owner.__self__.__name__ not in _TENSOR_PROPERTIES
     return name in _METADATA_METHODS
 
 
@@ -49,11 +50,13 @@ class Call(NamedTuple):
         func: the function.
         targets: the parameters.
         shape: of its activation; empty where it has none.
+        rule: how it is perturbed; None where it has to run on perturbed copies.
     """
 
     func: Callable[..., Any]
     targets: tuple[Target, ...]
     shape: tuple[int, ...]
+    rule: Perturbed | None
 
     @classmethod
     def find(cls, targets: Mapping[int, Target], func: Callable, args: tuple, kwargs: dict[str, Any]) -> Self | None:
@@ -61,11 +64,14 @@ class Call(NamedTuple):
         found = tuple(find_targets(targets, (*args, *kwargs.values())))
         if not found:
             return None
-        position = PERTURBED[func].activation if func in PERTURBED else None
-        candidates = args[position : position + 1] if position is not None else ()
-        others = (v for v in (*candidates, *args, *kwargs.values()) if isinstance(v, Tensor) and id(v) not in targets)
+        rule = PERTURBED.get(func)
+        position = None if rule is None else rule.activation
+        first = () if position is None else (*args[position : position + 1], *_named_activation(kwargs))[:1]
+        if rule is not None and (any(id(v) in targets for v in first) or not rule.fits(*args, **kwargs)):
+            rule = None
+        others = (v for v in (*first, *args, *kwargs.values()) if isinstance(v, Tensor) and id(v) not in targets)
         activation = next(others, None)
-        return cls(func, found, () if activation is None else tuple(activation.shape))
+        return cls(func, found, () if activation is None else tuple(activation.shape), rule)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -75,14 +81,18 @@ class Call(NamedTuple):
     def axis_of_examples(self, doubled: Self) -> int | None:
         """The one axis that is twice as long in `doubled`, the same call with twice the examples, if it can be used."""
         changed = [axis for axis, (a, b) in enumerate(zip(self.shape, doubled.shape, strict=True)) if a != b]
-        if self.func not in PERTURBED or len(changed) != 1:
+        if self.rule is None or len(changed) != 1:
             return None
-        axis, rule = changed[0], PERTURBED[self.func]
-        if rule.activation is None:
+        axis = changed[0]
+        if self.rule.activation is None:
             last = len(self.shape) - max(target.parameter.ndim for target in self.targets)
         else:
-            last = 1 if rule.first_axis_only else len(self.shape) - rule.reserved
+            last = 1 if self.rule.first_axis_only else len(self.shape) - self.rule.reserved
         return axis if axis < last and doubled.shape[axis] == 2 * self.shape[axis] else None
+
+
+def _named_activation(kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(kwargs[name] for name in ("input", "mat1") if name in kwargs)[-1:]
 
 
 @dataclass(frozen=True, kw_only=True)

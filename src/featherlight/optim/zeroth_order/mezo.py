@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.families import draw_gaussian, gaussian_generator
@@ -42,13 +43,13 @@ class MeZO(Optimizer):
         *,
         sigma: float = 1e-3,
         weight_decay: float = 0.0,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]] | None = None,
+        params: ParamsT | None = None,
         seed: int = 0,
         meter: Meter | None = None,
     ) -> None:
         check_positive("lr", lr, allow_zero=True)
         check_positive("sigma", sigma)
-        chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
+        chosen: Any = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay})
         self.model = model
         self.sigma = sigma

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from featherlight.optim.zeroth_order.layout import Call, Layout, is_metadata
-from featherlight.optim.zeroth_order.perturbed_functions import PERTURBED
 from featherlight.optim.zeroth_order.targets import Directions, Target
 from featherlight.optim.zeroth_order.views import PerExampleView, SharedView
 
@@ -53,10 +52,10 @@ class PerturbedForward(TorchFunctionMode):
             return func(*args, **kwargs)
         self.touched.update(target.index for target in call.targets)
         axis = None if self._layout is None else self._layout.axis_of(call)
-        if func not in PERTURBED:
+        if call.rule is None:
             return func(*self._shared.substitute(args), **self._shared.substitute(kwargs))
         view = self._shared if axis is None else self._per_example(axis)
-        return PERTURBED[func].function(view, func, *args, **kwargs)
+        return call.rule.function(view, func, *args, **kwargs)
 
     def _per_example(self, axis: int) -> PerExampleView:
         assert self._direction_of is not None

@@ -22,12 +22,14 @@ class Perturbed(NamedTuple):
         activation: which argument is the activation; None: the one that is no parameter.
         reserved: how many of its last axes cannot hold the examples.
         first_axis_only: whether only the first axis can.
+        fits: tells from the arguments whether `function` can answer this call; if not, it runs on perturbed copies.
     """
 
     function: Callable[..., Tensor]
     activation: int | None = 0
     reserved: int = 1
     first_axis_only: bool = False
+    fits: Callable[..., bool] = lambda *args, **kwargs: True
 
 
 def _linear(view: View, func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -35,16 +37,12 @@ def _linear(view: View, func: Callable, input: Tensor, weight: Tensor, bias: Ten
     return _add_own(view, y, bias)
 
 
-def _addmm(view: View, func: Callable, input: Tensor, mat1: Tensor, mat2: Tensor, **scalars: Any) -> Tensor:
-    if scalars or view.target(mat1) is not None:
-        return func(*view.substitute((input, mat1, mat2)), **scalars)
+def _addmm(view: View, func: Callable, input: Tensor, mat1: Tensor, mat2: Tensor) -> Tensor:
     y = view.add_rank_one(func(view.common(input), mat1, mat2), mat1, mat2, contract_left=True)
     return _add_own(view, y, input)
 
 
 def _matmul(view: View, func: Callable, input: Tensor, other: Tensor) -> Tensor:
-    if view.target(input) is not None or other.ndim != 2:
-        return func(*view.substitute((input, other)))
     return view.add_rank_one(func(input, other), input, other, contract_left=True)
 
 
@@ -78,23 +76,22 @@ def _conv(
     groups: int = 1,
 ) -> Tensor:
     target = view.target(weight)
-    if input.ndim != weight.ndim:
-        return func(*view.substitute((input, weight, bias, stride, padding, dilation, groups)))
     y = func(input, weight, view.common(bias), stride, padding, dilation, groups)
     if target is not None:
         left, right = view.factors(target, input.dtype)
-        b, kernel = len(left), weight.shape[1:]
+        b, kernel, spatial = len(left), weight.shape[1:], y.shape[2:]
         filters = right.view(b, 1, *kernel).expand(b, groups, *kernel).reshape(b * groups, *kernel)
-        folded = input.reshape(len(input) // b, b * input.shape[1], *input.shape[2:])
-        extra = func(folded, filters, None, stride, padding, dilation, b * groups)
-        spatial = y.shape[2:]
-        ones = [1] * len(spatial)
-        y = y.view(len(y), groups, -1, *spatial).addcmul_(
-            extra.reshape(len(y), groups, 1, *spatial), left.view(b, groups, -1, *ones), value=view.sigma
-        )
-        y = y.view(len(y), -1, *spatial)
+        images = input.unflatten(0, (b, -1)).transpose(0, 1)
+        extra = func(images.flatten(1, 2), filters, None, stride, padding, dilation, b * groups)
+        extra = extra.reshape(-1, b, groups, 1, *spatial).transpose(0, 1)
+        by_example = y.view(b, -1, groups, y.shape[1] // groups, *spatial)
+        by_example.addcmul_(extra, left.view(b, 1, groups, -1, *[1] * len(spatial)), value=view.sigma)
     own = view.own(bias)
-    return y if own is None else y.add_(own.view(*own.shape, *[1] * (y.ndim - 2)))
+    return y if own is None else y.add_(view.place(own.view(*own.shape, *[1] * (y.ndim - 2)), y))
+
+
+def _is_batched(input: Tensor, weight: Tensor, *rest: Any, **options: Any) -> bool:
+    return input.ndim == weight.ndim
 
 
 def _layer_norm(
@@ -189,16 +186,19 @@ def _add_own(view: View, y: Tensor, bias: Tensor | None) -> Tensor:
 
 
 PERTURBED: dict[Callable, Perturbed] = {
-    F.linear: Perturbed(_linear),
-    torch.addmm: Perturbed(_addmm, activation=1),
+    F.linear: Perturbed(_linear, fits=lambda input, weight, bias=None: weight.ndim == 2),
+    torch.addmm: Perturbed(_addmm, activation=1, fits=lambda *args, **options: not {"alpha", "beta"} & options.keys()),
     F.embedding: Perturbed(_embedding, reserved=0),
     F.layer_norm: Perturbed(_layer_norm),
     F.rms_norm: Perturbed(_rms_norm),
     F.group_norm: Perturbed(_group_norm, first_axis_only=True),
     F.batch_norm: Perturbed(_batch_norm, first_axis_only=True),
 }
-PERTURBED |= {conv: Perturbed(_conv, first_axis_only=True) for conv in (F.conv1d, F.conv2d, F.conv3d)}
-PERTURBED |= {matmul: Perturbed(_matmul) for matmul in (torch.matmul, Tensor.matmul, Tensor.__matmul__)}
+PERTURBED |= {conv: Perturbed(_conv, first_axis_only=True, fits=_is_batched) for conv in (F.conv1d, F.conv2d, F.conv3d)}
+PERTURBED |= {
+    matmul: Perturbed(_matmul, fits=lambda input, other: other.ndim == 2)
+    for matmul in (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+}
 PERTURBED |= {
     getattr(owner, name): Perturbed(_elementwise, activation=None)
     for name in ("add", "sub", "mul", "div", "true_divide")

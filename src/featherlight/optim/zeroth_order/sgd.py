@@ -1,13 +1,14 @@
 """Stochastic gradient descent on slopes along rank-one sign directions, by forward passes alone."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
@@ -73,7 +74,7 @@ class ZerothOrderSGD(Optimizer):
         directions: RankOneSigns | None = None,
         normalize: SpreadNormalized | None = None,
         weight_decay: float = 0.0,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]] | None = None,
+        params: ParamsT | None = None,
         seed: int = 0,
         journal: Journal | None = None,
         meter: Meter | None = None,
@@ -83,7 +84,7 @@ class ZerothOrderSGD(Optimizer):
         check_positive("sigma", sigma)
         check_positive("weight_decay", weight_decay, allow_zero=True)
         SignStream(seed=seed, step=0)
-        chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
+        chosen: Any = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay})
         self.model = model
         self.seed = seed

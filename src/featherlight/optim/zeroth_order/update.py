@@ -45,7 +45,9 @@ class StepRecord:
     coefficients: Int[Tensor, "K"]
 
 
-def apply_update(targets: Sequence[Target], record: StepRecord, *, meter: Meter, directions: Directions | None = None) -> None:
+def apply_update(
+    targets: Sequence[Target], record: StepRecord, *, meter: Meter, directions: Directions | None = None
+) -> None:
     """Applies a recorded step to the weights, in place.
 
     Args:
@@ -72,12 +74,14 @@ def _update_target(
 ) -> None:
     rate, decay = record.rates[target.group], record.decays[target.group]
     dtype = torch.float64 if target.parameter.dtype == torch.float64 else torch.float32
-    coefficients = record.coefficients.to(target.parameter.device, dtype)
-    of = None
-    if target.shared and len(coefficients) > 1:
-        coefficients = coefficients.sum(0, keepdim=True)
-        of = torch.zeros(1, dtype=torch.int64, device=coefficients.device)
-    weight = target.parameter.detach().view(target.rows, -1)
+    integers, of = record.coefficients, None
+    if target.shared and len(integers) > 1:
+        integers = integers.sum(0, keepdim=True)
+        of = torch.zeros(1, dtype=torch.int64, device=target.parameter.device)
+    if not integers.any():
+        rate = 0.0
+    coefficients = integers.to(target.parameter.device, dtype)
+    weight = target.parameter.detach().reshape(target.rows, -1)
     rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], len(coefficients), 1))
     for first in range(0, target.rows, rows_at_once):
         rows = weight[first : first + rows_at_once]
@@ -88,6 +92,8 @@ def _update_target(
             exact = rows.to(dtype)
             _subtract_(exact, factors, coefficients, rate, decay)
             meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
+    if not target.parameter.is_contiguous():
+        target.parameter.copy_(weight.view_as(target.parameter))
 
 
 def _subtract_(
@@ -96,6 +102,8 @@ def _subtract_(
     """`rows * decay - rate * sum_k c_k left_k right_k^T`, in place."""
     if decay != 1.0:
         rows.mul_(decay)
+    if rate == 0.0:
+        return
     weighted_left = factors.left.mul_(coefficients[:, None])
     if factors.right is None:
         rows.sub_(weighted_left.sum(0)[:, None].mul_(rate))
@@ -130,7 +138,7 @@ def _round_stochastically(
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """No TF32 or bfloat16 inside float32 products for the length of the block."""
+    """No TF32, bfloat16 or autocast inside float32 products for the length of the block."""
     before = torch.get_float32_matmul_precision()
     if before == "highest":
         yield

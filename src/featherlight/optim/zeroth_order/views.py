@@ -182,6 +182,10 @@ class PerExampleView:
         return self._add_outer(y, left[:, :, None], self._shared.directions.right(target, y.dtype, of=of))
 
     def substitute(self, value: Any) -> Any:
+        target = self.target(value)
+        assert target is None or target.shared, (
+            f"{target} has a direction for each example, and one copy cannot hold them"
+        )
         return self._shared.substitute(value)
 
     def _add_outer(self, y: Tensor, rows: Float[Tensor, "b R 1"], out: Float[Tensor, "b M"]) -> Tensor:

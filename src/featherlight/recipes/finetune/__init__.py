@@ -3,4 +3,4 @@
 from featherlight.recipes.finetune.config import FinetuneConfig, OptimizerConfig, config_from_mapping, read_config
 from featherlight.recipes.finetune.run import Finished, finetune
 
-__all__ = ["Finished", "FinetuneConfig", "OptimizerConfig", "config_from_mapping", "finetune", "read_config"]
+__all__ = ["FinetuneConfig", "Finished", "OptimizerConfig", "config_from_mapping", "finetune", "read_config"]

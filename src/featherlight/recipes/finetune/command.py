@@ -43,7 +43,9 @@ def run(
     """
     if resume is not None:
         if given or config_file or changes or lr is not None or out is not None:
-            raise ValueError("`--resume` goes on with a run as its config.toml says, so it takes no other settings. Drop them.")
+            raise ValueError(
+                "`--resume` goes on with a run as its config.toml says, so it takes no other settings. Drop them."
+            )
         config, path = read_config(resume / "config.toml") if (resume / "config.toml").is_file() else None, resume
     else:
         config = merged_config(given, lr=lr, config_file=config_file, changes=changes)
@@ -144,5 +146,8 @@ def tell(finished: Finished, *, as_json: bool, console: Console) -> None:
     if finished.error is not None:
         console.print(f"[bold red]error:[/] {finished.error}", highlight=False, soft_wrap=True)
     elif finished.stopped == "interrupted":
-        console.print(f"stopped after step {finished.steps:,}; go on with:\n  {RunDirectory(path=finished.path).resume_command}",
-                      highlight=False, soft_wrap=True)
+        console.print(
+            f"stopped after step {finished.steps:,}; go on with:\n  {RunDirectory(path=finished.path).resume_command}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -138,7 +138,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"no config file at {path}. Pass the config.toml of a run, or a TOML file of your own.") from None
+        raise ValueError(
+            f"no config file at {path}. Pass the config.toml of a run, or a TOML file of your own."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from None
 

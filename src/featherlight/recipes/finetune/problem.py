@@ -8,7 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featherlight.data import EncodedText, Labels, TextRows, encode_text, lm_blocks, load_text, read_plain_text, split_rows
+from featherlight.data import (
+    EncodedText,
+    Labels,
+    TextRows,
+    encode_text,
+    lm_blocks,
+    load_text,
+    read_plain_text,
+    split_rows,
+)
 from featherlight.nn.frozen_prefix import FrozenPrefix, PrefixCache
 from featherlight.nn.models import Pretrained, load_pretrained, resolve_model
 from featherlight.objective import seeded_random
@@ -90,7 +99,8 @@ def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:
         return _build(config, source, None, LanguageModel(), None, scratch)
     rows = load_text(config.train, text_columns=config.text, label_column=config.label)
     labels = Labels.fit(
-        _require_labels(rows), regression={"auto": None, "regression": True, "classification": False}[config.task],
+        _require_labels(rows),
+        regression={"auto": None, "regression": True, "classification": False}[config.task],
         source=f"the label column of {rows.source}",
     )
     task = Regression(labels, config.metric) if labels.is_regression else Classification(labels, config.metric)
@@ -115,7 +125,9 @@ def _build(
 ) -> Problem:
     loaded = load_model(config, source, None if labels is None else labels.num_outputs)
     digest = base_digest(loaded)
-    train, valid = _language_data(config, loaded) if rows is None or labels is None else _labelled(config, loaded, rows, labels)
+    train, valid = (
+        _language_data(config, loaded) if rows is None or labels is None else _labelled(config, loaded, rows, labels)
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model.to(device)
     prefix = None
@@ -197,12 +209,12 @@ def _check_prefix(prefix: FrozenPrefix, loss: TaskLoss, batch: dict[str, Tensor]
 
 def _require_labels(rows: TextRows) -> list:
     if rows.labels is None:
-        raise ValueError(f"{rows.source} has no label column. Name it with `--label`, or use `--task lm` for plain text.")
+        raise ValueError(
+            f"{rows.source} has no label column. Name it with `--label`, or use `--task lm` for plain text."
+        )
     return rows.labels
 
 
 def _some_rows(rows: TextRows, indices: list[int]) -> TextRows:
     labels = _require_labels(rows)
-    return TextRows(
-        texts=[rows.texts[i] for i in indices], labels=[labels[i] for i in indices], source=rows.source
-    )
+    return TextRows(texts=[rows.texts[i] for i in indices], labels=[labels[i] for i in indices], source=rows.source)

@@ -1,6 +1,5 @@
 """A fine-tune from config to run directory: head start, steps, evaluations, and what is left on disk."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -291,7 +290,9 @@ def _closing(journal: JournalWriter | None) -> Iterator[None]:
             journal.close()
 
 
-def _finite(loss: Callable[[nn.Module, Batch], Tensor], step: int, indices: list[int]) -> Callable[[nn.Module, Batch], Tensor]:
+def _finite(
+    loss: Callable[[nn.Module, Batch], Tensor], step: int, indices: list[int]
+) -> Callable[[nn.Module, Batch], Tensor]:
     """`loss`, which raises where a loss is not finite, before a gradient or an update is made of it."""
 
     def checked(model: nn.Module, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featherlight.nn.models import Pretrained, save_pretrained
+from featherlight.nn.models import Pretrained, quiet_loading, save_pretrained
 from featherlight.trainer import JournalContents, read_journal
 
 
@@ -114,7 +114,8 @@ def write_model(path: Path, loaded: Pretrained, labels: dict[str, Any]) -> None:
     """Writes a model directory beside and renames it to `path`, in the place of an earlier one."""
     beside = path.with_name(path.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
-    save_pretrained(loaded, beside, labels)
+    with quiet_loading():
+        save_pretrained(loaded, beside, labels)
     shutil.rmtree(path, ignore_errors=True)
     beside.rename(path)
 

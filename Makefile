@@ -30,10 +30,10 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 bench-zo: setup
-	$(BIN)/python benchmarks/zeroth_order.py
+	$(BIN)/python -m benchmarks.zeroth_order
 
 bench-sst2: setup
-	$(BIN)/python benchmarks/sst2.py
+	$(BIN)/python -m benchmarks.sst2
 
 clean:
 	rm -rf .venv runs

@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 @pytest.mark.parametrize("name", CASES)
 @given(count=COUNTS, micro_batch=st.sampled_from([None, 1, 2, 3]), sigma=st.floats(1e-3, 0.1), seed=SEEDS)
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_fused_slopes_equal_dense_copies(
     name: str, count: int | None, micro_batch: int | None, sigma: float, seed: int
 ) -> None:

@@ -68,7 +68,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.training = True
     now = dict(model.named_buffers())
     kept = {name for name, (b, version) in before.items() if now.get(name) is b and b._version == version}
-    changed = sorted(before.keys() | now.keys() - kept)
+    changed = sorted((before.keys() | now.keys()) - kept)
     if changed:
         raise ValueError(
             f"the forward pass wrote to buffer `{changed[0]}`"

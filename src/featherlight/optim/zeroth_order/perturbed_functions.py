@@ -176,7 +176,7 @@ def _per_example(view: View, tensor: Any, activation: Any, trailing: int = 0) ->
         return tensor.view(*tensor.shape, *[1] * trailing) if trailing else tensor
     common, own = view.common(tensor), view.own(tensor)
     assert common is not None
-    common = common.view(*common.shape, *[1] * trailing)
+    common = common.view((*common.shape, *[1] * trailing))
     return common if own is None else common + view.place(own.view(*own.shape, *[1] * trailing), activation)
 
 

@@ -62,7 +62,7 @@ def apply_update(
     count = len(record.coefficients)
     drawn = directions if directions is not None else Directions(targets, stream, count)
     words_before = drawn.num_words if directions is not None else 0
-    with torch.no_grad(), _exact_products():
+    with torch.no_grad(), _exact_products(drawn.device):
         for target in targets:
             _update_target(target, record, drawn, stream, meter)
     meter.random_words += drawn.num_words - words_before
@@ -137,17 +137,18 @@ def _round_stochastically(
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def _exact_products(device: torch.device) -> Iterator[None]:
     """No TF32, bfloat16 or autocast inside float32 products for the length of the block."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     try:
-        yield
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def quantize_coefficients(slopes: Float[Tensor, "K"]) -> tuple[Int[Tensor, "K"], float]:

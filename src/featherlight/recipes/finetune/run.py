@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from featherlight.data import IndexPermutation
 from featherlight.meter import Meter, allocation_peak
-from featherlight.objective import Batch, BatchObjective
+from featherlight.objective import Batch, BatchObjective, PerExampleLoss
 from featherlight.optim.zeroth_order import NonFiniteLossError
 from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.finetune.head_start import fit_head
@@ -91,7 +91,7 @@ class Finetune:
         journal, optimizer = self._start(resume)
         shape = _SHAPES[self.config.optimizer.schedule]
         scheduler = LambdaLR(optimizer, lambda _: shape(self.clock.progress))
-        memory = measure_memory(self.problem, self._objective(self.clock.step))
+        memory = measure_memory(self.problem, self._batch_objective(self.clock.step, self.problem.loss))
         stopped, error = "finished", None
         self.model.train(self.method.dropout)
         watcher = watch(self.meter, self.scores)
@@ -197,15 +197,20 @@ class Finetune:
         self.log.write(kind, **values | extra)
 
     def _objective(self, step: int) -> BatchObjective:
-        indices = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
+        return self._batch_objective(step, _finite(self.problem.loss, step, self._indices(step)))
+
+    def _batch_objective(self, step: int, loss: PerExampleLoss) -> BatchObjective:
         return BatchObjective(
             self.model,
-            self.problem.batch(self.problem.train, indices),
-            _finite(self.problem.loss, step, indices),
+            self.problem.batch(self.problem.train, self._indices(step)),
+            loss,
             micro_batch=self.config.micro_batch,
             dropout_seed=(self.config.seed + step) % (1 << 63),
             meter=self.meter,
         )
+
+    def _indices(self, step: int) -> list[int]:
+        return self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
 
     def _leave(self, memory: MemoryUse, stopped: str) -> None:
         if self.config.lora is not None:
@@ -290,9 +295,7 @@ def _closing(journal: JournalWriter | None) -> Iterator[None]:
             journal.close()
 
 
-def _finite(
-    loss: Callable[[nn.Module, Batch], Tensor], step: int, indices: list[int]
-) -> Callable[[nn.Module, Batch], Tensor]:
+def _finite(loss: PerExampleLoss, step: int, indices: list[int]) -> PerExampleLoss:
     """`loss`, which raises where a loss is not finite, before a gradient or an update is made of it."""
 
     def checked(model: nn.Module, batch: Batch) -> Tensor:

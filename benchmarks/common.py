@@ -1,0 +1,89 @@
+"""What every benchmark shares: the machine, timing side by side, and where results go."""
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def commit() -> str:
+    """The commit of the working tree, with a mark if it was changed since."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each side, one call of each in turn, so that a drift of the machine meets all alike."""
+    for call in sides.values():
+        for _ in range(warmup):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            began = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Median and range of the ratio, pair by pair."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def target(name: str, value: float, comparison: str, goal: float, unit: str) -> dict[str, Any]:
+    """A figure that was asked for, reached or not."""
+    return {"name": name, "value": value, "comparison": comparison, "target": goal, "unit": unit}
+
+
+def write_results(name: str, rows: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes `results/<name>.json` and prints the targets."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    command = "python " + shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    content = {
+        "machine": machine(),
+        "command": command,
+        "commit": commit(),
+        "rows": list(rows),
+        "targets": list(targets),
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    for one in targets:
+        met = one["value"] <= one["target"] if one["comparison"] == "<=" else one["value"] >= one["target"]
+        print(
+            f"{'reached' if met else 'MISSED '}  {one['name']}: {one['value']:.4g} {one['unit']} (asked: {one['comparison']} {one['target']})"
+        )
+    return path

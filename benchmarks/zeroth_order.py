@@ -23,7 +23,7 @@ from featherlight.meter import Meter, allocation_peak
 from featherlight.nn.models import SentenceClassifier, load_pretrained, resolve_model
 from featherlight.objective import Batch, BatchObjective
 from featherlight.optim import MeZO, RankOneSigns, ZerothOrderSGD
-from featherlight.optim.zeroth_order import apply_update
+from featherlight.optim.zeroth_order import apply_updates
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator
 from featherlight.trainer import JournalWriter, read_journal, weights_digest
 
@@ -168,10 +168,10 @@ def replay_journal(path: Path) -> tuple[str, float]:
     model = minilm()
     freeze_tables(model)
     contents = read_journal(path)
+    model.head.load_state_dict(contents.fitted)
     targets = contents.targets(model)
     began = time.perf_counter()
-    for record in contents.records:
-        apply_update(targets, record, meter=Meter())
+    apply_updates(targets, contents.records, meter=Meter())
     return weights_digest(model.state_dict()), len(contents.records) / (time.perf_counter() - began)
 
 
@@ -183,7 +183,7 @@ def replay(steps: int) -> list[dict[str, Any]]:
             path = Path(folder) / "journal"
             model = minilm()
             freeze_tables(model)
-            journal = JournalWriter(path, header={}, fitted={}, meter=Meter())
+            journal = JournalWriter(path, header={}, fitted=model.head.state_dict(), meter=Meter())
             optimizer = ZerothOrderSGD(model, 1e-6, directions=RankOneSigns(count), seed=7, journal=journal)
             for step in range(steps):
                 optimizer.step(objective(model, (max(2, count), 4), seed=step))

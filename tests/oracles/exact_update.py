@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from tests.oracles.philox import direction_of
 
 from featherlight.optim.zeroth_order import StepRecord, Target
+from tests.oracles.philox import direction_of
 
 
 def updated(target: Target, record: StepRecord) -> Tensor:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracles.exact_update import updated
-from tests.oracles.slopes import trained
 from torch import Tensor, nn
 
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
-from featherlight.optim.zeroth_order import StepRecord, Target, apply_update, update
+from featherlight.optim.zeroth_order import StepRecord, Target, apply_update, apply_updates, update
 from featherlight.optim.zeroth_order.targets import Directions
 from featherlight.optim.zeroth_order.update import COEFFICIENT_LIMIT, MAX_DIRECTIONS, quantize_coefficients
+from tests.oracles.exact_update import updated
+from tests.oracles.slopes import trained
 
 SHAPES = st.sampled_from([(), (1,), (5,), (130,), (3, 4), (7, 130), (131, 3), (4, 2, 3, 3)])
 
@@ -104,6 +104,40 @@ def test_one_direction_takes_the_same_steps_as_the_general_path(
     alone = apply(make_targets(shapes, dtype), make_record(seed, [coefficient], rate=1e-3))
     among = apply(make_targets(shapes, dtype), make_record(seed, [coefficient, 0, 0], rate=1e-3))
     assert alone == among
+
+
+@given(
+    counts=st.lists(st.sampled_from([1, 3, 40, 70]), min_size=1, max_size=6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**64 - 1),
+    data=st.data(),
+)
+@settings(max_examples=25)
+def test_a_run_of_steps_is_its_steps_one_by_one(
+    counts: list[int], dtype: torch.dtype, shared: bool, seed: int, data: st.DataObject
+) -> None:
+    """Seeds that change, numbers of directions that change, steps that are left out: the runs are cut there."""
+    step, records = 0, []
+    for count in counts:
+        for _ in range(data.draw(st.integers(1, 3))):
+            step += data.draw(st.sampled_from([1, 1, 1, 2]))
+            draw = torch.Generator().manual_seed(step)
+            records.append(
+                StepRecord(
+                    step=step, seed=(seed + data.draw(st.integers(0, 1))) % 2**64, scale=1.0, rates=(1e-5 * step,),
+                    decays=(0.99,), coefficients=torch.randint(-4095, 4096, (count,), generator=draw),
+                )
+            )  # fmt: skip
+    shapes = [(7, 40), (9,), (), (3, 2, 2)]
+    together, apart = make_targets(shapes, dtype), make_targets(shapes, dtype)
+    together[0].shared = apart[0].shared = shared
+    meters = Meter(), Meter()
+    apply_updates(together, iter(records), meter=meters[0])
+    for record in records:
+        apply_update(apart, record, meter=meters[1])
+    assert [bits(target.parameter) for target in together] == [bits(target.parameter) for target in apart]
+    assert meters[0] == meters[1]
 
 
 @pytest.mark.parametrize("signs", ["same", "alternating", "drawn"])

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from tests.oracles.slopes import dense_estimate, fused_estimate, largest_difference, trained
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from featherlight.objective import BatchObjective
+from tests.oracles.slopes import dense_estimate, fused_estimate, largest_difference, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 """peft asks transformers for a name that has since been changed."""
@@ -131,8 +131,9 @@ def test_only_adapters_are_trained_and_each_example_has_its_own_direction() -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "shared"), [("BERT", {"position_embeddings"}), ("GPT-2", {"wpe"}), ("Llama", set()), ("T5", {"relative_attention_bias"})]
-)  # fmt: skip
+    ("name", "shared"),
+    [("BERT", {"position_embeddings"}), ("GPT-2", {"wpe"}), ("Llama", set()), ("T5", {"relative_attention_bias"})],
+)
 def test_what_does_not_depend_on_the_example_shares_its_direction(name: str, shared: set[str]) -> None:
     model, objective = build(name)
     targets = trained(model)

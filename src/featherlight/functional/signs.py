@@ -17,6 +17,7 @@ from featherlight.functional.philox import philox_4x32
 
 SIGNS_PER_BLOCK = 128
 _BLOCKS_AT_ONCE = 1 << 14
+_WORDS_UNPACKED_AT_ONCE = 1 << 13
 _ROUNDING_DOMAIN = 1 << 31
 
 
@@ -38,13 +39,20 @@ class SignStream:
         if not 0 <= self.step < 1 << 32:
             raise ValueError(f"`step` must fit in 32 bits without sign; got {self.step}. Start a new journal.")
 
-    def words(self, blocks: Int[Tensor, "*n"], parameters: Tensor | int, directions: Tensor | int) -> Tensor:
-        """Four words for each block, (*n, 4), int64; `parameters` and `directions` broadcast against `blocks`."""
+    def words(
+        self,
+        blocks: Int[Tensor, "*n"],
+        parameters: Tensor | int,
+        directions: Tensor | int,
+        steps_on: Tensor | int = 0,
+    ) -> Tensor:
+        """Four words for each block, (*n, 4), int64; all others broadcast against `blocks`, `steps_on` from this step."""
+        steps = self.step + steps_on
         shape = torch.broadcast_shapes(
-            blocks.shape, *(x.shape for x in (parameters, directions) if isinstance(x, Tensor))
+            blocks.shape, *(x.shape for x in (parameters, directions, steps) if isinstance(x, Tensor))
         )
         counter = torch.empty(*shape, 4, dtype=torch.int64, device=blocks.device)
-        for column, value in enumerate((blocks, parameters, directions, self.step)):
+        for column, value in enumerate((blocks, parameters, directions, steps)):
             counter[..., column] = value
         return philox_4x32(counter, (self.seed & 0xFFFFFFFF, self.seed >> 32))
 
@@ -69,11 +77,21 @@ class SignBits:
         stream: seed and step.
         segments: which elements of which parameters.
         directions: the direction numbers, (K,) int64, on the device where the bits are wanted.
+        steps_on: how many steps behind the stream's each direction stands, (K,); None is 0 for all.
 
-    Memory: K bits per element, rounded up to whole blocks of 128.
+    Memory: K bits per element, rounded up to whole blocks of 128; a few directions are unpacked at first use.
     """
 
-    def __init__(self, stream: SignStream, segments: Sequence[Segment], directions: Int[Tensor, "K"]) -> None:
+    def __init__(
+        self,
+        stream: SignStream,
+        segments: Sequence[Segment],
+        directions: Int[Tensor, "K"],
+        *,
+        steps_on: Int[Tensor, "K"] | None = None,
+    ) -> None:
+        self._unpacked: dict[torch.dtype, Tensor] = {}
+        steps_on = torch.zeros_like(directions) if steps_on is None else steps_on
         self._first_word = [0]
         for segment in segments:
             self._first_word.append(self._first_word[-1] + 4 * segment.num_blocks)
@@ -90,13 +108,16 @@ class SignBits:
         for first in range(0, directions.numel(), rows):
             for start in range(0, block.numel(), _BLOCKS_AT_ONCE):
                 some = slice(start, min(start + _BLOCKS_AT_ONCE, block.numel()))
-                drawn = stream.words(block[None, some], parameter[None, some], directions[first : first + rows, None])
+                which = slice(first, first + rows)
+                drawn = stream.words(
+                    block[None, some], parameter[None, some], directions[which, None], steps_on[which, None]
+                )
                 self._words[first : first + rows, 4 * some.start : 4 * some.stop] = _to_int32(drawn.flatten(-2))
 
     def signs(
         self, which: int, start: int, count: int, dtype: torch.dtype, *, rows: Int[Tensor, "k"] | None = None
     ) -> Float[Tensor, "K N"]:
-        """Signs of elements start .. start + count of the `which`-th segment, +1 or -1 in `dtype`.
+        """Signs of elements start .. start + count of the `which`-th segment, +1 or -1 in `dtype`; not to be written to.
 
         Args:
             which: number of the segment.
@@ -107,8 +128,14 @@ class SignBits:
         """
         first = self._first_word[which] + start // 32
         last = self._first_word[which] + (start + count + 31) // 32
-        words = self._words[:, first:last] if rows is None else self._words[rows, first:last]
-        return _unpack(words, dtype)[:, start % 32 : start % 32 + count]
+        if self._words.numel() <= _WORDS_UNPACKED_AT_ONCE:
+            if dtype not in self._unpacked:
+                self._unpacked[dtype] = _unpack(self._words, dtype)
+            some = self._unpacked[dtype][:, 32 * first : 32 * last]
+            some = some if rows is None else some[rows]
+        else:
+            some = _unpack(self._words[:, first:last] if rows is None else self._words[rows, first:last], dtype)
+        return some[:, start % 32 : start % 32 + count]
 
 
 def random_signs(

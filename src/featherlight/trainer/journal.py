@@ -9,18 +9,21 @@ Layout, little-endian throughout; every part is followed by the CRC32C of its by
         u8 kind (1), u8 groups G, u32 step, u64 seed, f32 scale, u16 K, G x (f32 rate, f32 decay), K x i16 coefficient
 
 A step costs 26 + 8 G + 2 K bytes, so 34 + 2 K with one parameter group. A reader stops at the first part that is cut off
-or whose checksum does not hold.
+or whose checksum does not hold, and at a record that is not the next step.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -30,6 +33,7 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order import StepRecord, Target
+from featherlight.trainer.files import sync_directory
 
 MAGIC = b"FLJOURN1"
 _RECORD = struct.Struct("<BBIQfH")
@@ -102,11 +106,11 @@ class JournalWriter:
         self._header = dict(header)
         self._fitted = dict(fitted)
         self._meter = meter
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         if resume_at is not None:
             if path.stat().st_size > resume_at:
                 shutil.copyfile(path, path.with_name(path.name + ".damaged"))
-            self._file = path.open("r+b")
+            self._file = path.open("r+b", buffering=0)
             self._file.truncate(resume_at)
             self._file.seek(resume_at)
 
@@ -124,20 +128,34 @@ class JournalWriter:
         if self._file is not None:
             self._file.close()
 
-    def _begin(self, targets: Sequence[Target]) -> BinaryIO:
+    def _begin(self, targets: Sequence[Target]) -> FileIO:
         header = {"format": 1, **self._header, "parameters": [_describe(target) for target in targets]}
-        file = self.path.open("xb")
+        file = self.path.open("xb", buffering=0)
+        sync_directory(self.path.parent)
         text = json.dumps(header).encode()
         blob = save({name: tensor.detach().contiguous() for name, tensor in self._fitted.items()})
-        self._write(
-            file, MAGIC + _checked(struct.pack("<I", len(text)) + text) + _checked(struct.pack("<Q", len(blob)) + blob)
-        )
+        parts = _checked(struct.pack("<I", len(text)) + text) + _checked(struct.pack("<Q", len(blob)) + blob)
+        try:
+            self._write(file, MAGIC + parts)
+        except OSError:
+            file.close()
+            self.path.unlink()
+            raise
         return file
 
-    def _write(self, file: BinaryIO, data: bytes) -> None:
-        file.write(data)
-        file.flush()
-        os.fdatasync(file.fileno())
+    def _write(self, file: FileIO, data: bytes) -> None:
+        """Writes all of `data` or, as far as the disk lets it, nothing."""
+        start = file.tell()
+        try:
+            written = file.write(data)
+            if written < len(data):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", str(self.path))
+            os.fdatasync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.seek(start)
+                file.truncate()
+            raise
         self._meter.bytes_written += len(data)
 
 
@@ -175,13 +193,14 @@ def read_journal(path: Path) -> JournalContents:
     damage = None
     while position < len(data):
         body, after = _part(data, position, "<H")
-        if body is None:
+        record = None if body is None else _decode_record(body)
+        if record is None or record.step != len(records):
             damage = (
                 f"{path} is damaged after step {len(records)}: {len(data) - position} bytes at offset {position} are cut "
-                "off or altered; everything before them is intact."
+                "off, altered or out of order; everything before them is intact."
             )
             break
-        records.append(_decode_record(body))
+        records.append(record)
         position = after
     return JournalContents(header=header, fitted=load(blob), records=records, intact_bytes=position, damage=damage)
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from featherlight.trainer.files import write_atomically
+
 
 class MetricsLog:
     """Appends measurements to a file, a JSON object a line.
@@ -31,9 +33,9 @@ class MetricsLog:
         """Drops what was measured after a step that a resumed run starts from."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = b"".join(line for line in lines if json.loads(line).get("step", 0) <= step)
-        self._file.truncate(0)
-        self._file.write(kept)
-        self._file.flush()
+        self._file.close()
+        write_atomically(self.path, lambda file: file.write(kept))
+        self._file = self.path.open("ab")
 
     def close(self) -> None:
         if not self._file.closed:
@@ -42,4 +44,8 @@ class MetricsLog:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

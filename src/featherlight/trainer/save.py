@@ -1,5 +1,6 @@
 """Saves: weights and optimizer state of methods that have no journal, as safetensors and JSON, never a pickle."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from featherlight.meter import Meter
 from featherlight.trainer.files import write_atomically
+from featherlight.trainer.journal import weights_digest
 
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
@@ -30,7 +32,8 @@ def write_save(path: Path, model: nn.Module, optimizer: Optimizer, progress: dic
     tensors = {f"model.{name}": tensor for name, tensor in _trained_state(model).items()}
     document = {"optimizer": _flatten(optimizer.state_dict(), "optimizer", tensors), "progress": progress}
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(contiguous, metadata={"featherlight": json.dumps(document)})
+    text = json.dumps(document)
+    data = save(contiguous, metadata={"featherlight": text, "digest": _digest(text, contiguous)})
     meter.bytes_written += write_atomically(path, lambda file: file.write(data))
 
 
@@ -42,19 +45,28 @@ def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, A
     """
     try:
         with safe_open(path, framework="pt") as file:
-            document = json.loads(file.metadata()["featherlight"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            text, digest = (file.metadata()[name] for name in ("featherlight", "digest"))
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"the save {path} cannot be read ({error}); it is cut off, altered or not a save.") from None
+    if digest != _digest(text, tensors):
+        raise ValueError(
+            f"the save {path} is altered: its contents do not match its checksum. Go back to an older one."
+        )
+    document = json.loads(text)
     own = _trained_state(model)
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+    if {n: (t.shape, t.dtype) for n, t in own.items()} != {n: (t.shape, t.dtype) for n, t in saved.items()}:
         raise ValueError(f"the save {path} is of another model or another choice of trained parameters.")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
     optimizer.load_state_dict(_unflatten(document["optimizer"], tensors))
     return document["progress"]
+
+
+def _digest(document: str, tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256((document + weights_digest(tensors)).encode()).hexdigest()
 
 
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:

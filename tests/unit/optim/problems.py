@@ -9,7 +9,8 @@ from featherlight.objective import BatchObjective
 
 
 def squared_error(model: nn.Module, batch: Any) -> Tensor:
-    return (model(batch["x"]) - batch["y"]).square().flatten(1).float().mean(1)
+    error = (model(batch["x"]) - batch["y"]).square().flatten(1)
+    return error.to(torch.promote_types(error.dtype, torch.float32)).mean(1)
 
 
 def make_model(*, dtype: torch.dtype = torch.float32, dropout: float = 0.0, seed: int = 0) -> nn.Module:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.optim.problems import bits_of, make_batch, make_model, make_objective, squared_error
 from torch import Tensor, nn
 
 from featherlight.objective import BatchObjective
 from featherlight.optim import MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.optim.zeroth_order import targets_of
+from tests.unit.optim.problems import bits_of, make_batch, make_model, make_objective, squared_error
 
 
 @pytest.mark.parametrize("make", [lambda m: ZerothOrderSGD(m, 1e-3), lambda m: MeZO(m, 1e-3)])
@@ -78,11 +78,11 @@ def test_a_group_added_later_is_refused() -> None:
         optimizer.add_param_group({"params": [model[0].bias]})
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_compiled_and_scripted_modules_are_refused() -> None:
     with pytest.raises(ValueError, match="module `model` is compiled"):
         ZerothOrderSGD(torch.compile(make_model()), 1e-3)
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        scripted = torch.jit.script(nn.Linear(4, 2))
+    scripted = torch.jit.script(nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"module `0` is compiled"):
         ZerothOrderSGD(nn.Sequential(scripted), 1e-3)
 
@@ -158,11 +158,9 @@ def test_examples_that_mix_cannot_carry_directions_of_their_own(count: int | Non
 
 
 def test_batch_norm_without_running_statistics_mixes_examples() -> None:
-    model = nn.Sequential(
-        nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2, track_running_stats=False), nn.Flatten(), nn.Linear(4, 2)
-    )
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False))
     optimizer = ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(None))
-    with pytest.raises(ValueError, match="depends on the other examples"):
+    with pytest.raises(ValueError, match=r"refuses a batch of 1 .* RankOneSigns\(count=1\)"):
         optimizer.step(make_objective(model))
 
 
@@ -201,7 +199,7 @@ def test_an_objective_that_hides_its_examples_is_refused_for_several_directions(
 
     model = make_model()
     before = bits_of(model)
-    with pytest.raises(ValueError, match="tells its examples apart .* got a Mean"):
+    with pytest.raises(ValueError, match=r"tells its examples apart .* got a Mean"):
         ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(2)).step(Mean())
     assert bits_of(model) == before
     ZerothOrderSGD(model, 1e-2).step(Mean())
@@ -277,10 +275,52 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
             optimizer.load_state_dict(state)
 
 
-def test_a_first_batch_of_one_example_does_not_decide_for_later_ones() -> None:
-    """The axis of the examples cannot be measured on one example alone."""
+def test_a_first_batch_of_one_example_is_refused_and_a_later_one_is_not() -> None:
     model = make_model()
     optimizer = ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(None))
-    optimizer.step(BatchObjective(model, make_batch(rows=1), squared_error))
-    optimizer.step(make_objective(model, 1))
+    single = BatchObjective(model, make_batch(rows=1), squared_error)
+    with pytest.raises(ValueError, match="first batch has a single example"):
+        optimizer.step(single)
+    optimizer.step(make_objective(model))
+    optimizer.step(single)
+    optimizer.step(make_objective(model))
+    assert optimizer.steps_done == 3
     assert [target.name for target in optimizer.targets if target.shared] == []
+
+
+def test_a_run_that_began_with_other_shared_directions_is_not_resumed() -> None:
+    """The journal's header says which parameters share; a target that turns shared later would replay wrongly."""
+    model = make_model()
+    optimizer = ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(None))
+    optimizer.step(make_objective(model))
+    resumed = ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(None))
+    resumed.load_state_dict(optimizer.state_dict())
+
+    def dense(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch["x"]) + model[0].weight.sum()).square().mean(1)
+
+    before = bits_of(model)
+    with pytest.raises(ValueError, match=r"0.weight is used in a way it was not when the run began"):
+        resumed.step(BatchObjective(model, make_batch(), dense))
+    assert bits_of(model) == before
+
+
+def test_an_error_of_the_loss_itself_comes_through_as_it_is() -> None:
+    def broken(model: nn.Module, batch: Any) -> Tensor:
+        model(batch["x"])
+        raise ValueError("row 3 has no label")
+
+    with pytest.raises(ValueError, match="^row 3 has no label$"):
+        ZerothOrderSGD(make_model(), 1e-2, directions=RankOneSigns(None)).step(
+            BatchObjective(make_model(), make_batch(), broken)
+        )
+
+
+def test_batch_statistics_of_images_mix_examples() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)), nn.BatchNorm1d(2, track_running_stats=False))
+    optimizer = ZerothOrderSGD(model, 1e-2, directions=RankOneSigns(None))
+    before = bits_of(model)
+    objective = BatchObjective(model, make_batch(), lambda m, b: m(b["x"]).sin().flatten(1).sum(1))
+    with pytest.raises(ValueError, match="depends on the other examples"):
+        optimizer.step(objective)
+    assert bits_of(model) == before

@@ -6,7 +6,7 @@ from featherlight.optim.zeroth_order.mezo import MeZO
 from featherlight.optim.zeroth_order.sgd import Journal, SpreadNormalized, ZerothOrderSGD, targets_of
 from featherlight.optim.zeroth_order.spsa import SPSA
 from featherlight.optim.zeroth_order.targets import Target
-from featherlight.optim.zeroth_order.update import StepRecord, apply_update
+from featherlight.optim.zeroth_order.update import StepRecord, apply_update, apply_updates
 
 __all__ = [
     "SPSA",
@@ -20,5 +20,6 @@ __all__ = [
     "Target",
     "ZerothOrderSGD",
     "apply_update",
+    "apply_updates",
     "targets_of",
 ]

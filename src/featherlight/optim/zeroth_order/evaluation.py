@@ -51,11 +51,19 @@ class SlopeEvaluator:
     def measure(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
         """Central differences along the directions of one step.
 
-        Cost: two forward passes of the batch; in the first step with several directions, seven examples more.
+        Cost: two forward passes of the batch; in the first step with several directions, nine examples more.
         """
         if self.family.count == 1:
             return self._measure_shared(objective, targets, stream)
-        return self._measure_many(self._require_examples(objective), targets, stream)
+        examples = self._require_examples(objective)
+        if examples.num_examples > 1:
+            return self._measure_many(examples, targets, stream)
+        if stream.step == 0:
+            raise ValueError(
+                "the first batch has a single example, which does not show along which axes examples stand. Begin with a "
+                "batch of two or more, or use RankOneSigns(count=1)."
+            )
+        return self._measure_shared(objective, targets, stream)
 
     def _measure_shared(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
         directions = Directions(targets, stream, 1)
@@ -76,7 +84,7 @@ class SlopeEvaluator:
         directions = Directions(targets, stream, int(direction_of[-1]) + 1)
         if self._layout is None:
             self._layout = measure_layout(by_id, objective)
-            self._require_independence(objective.narrow(2), by_id, directions)
+            self._require_independence(objective.narrow(3), by_id, directions)
         losses, touched = [], set()
         for sigma in (self.sigma, -self.sigma):
             values, also_touched = self._values(objective, by_id, directions, direction_of, sigma)
@@ -107,21 +115,22 @@ class SlopeEvaluator:
         with forward:
             return objective.values(), forward.touched
 
-    def _require_independence(
-        self, pair: PerExampleObjective, by_id: dict[int, Target], directions: Directions
-    ) -> None:
-        """Checks that the loss of the first of two examples stays as it is when the second changes its direction."""
+    def _require_independence(self, few: PerExampleObjective, by_id: dict[int, Target], directions: Directions) -> None:
+        """Checks that the loss of the first of three examples stays as it is when the others change direction.
+
+        Three, since batch statistics of two have no more than a sign.
+        """
         losses = []
-        for of_second in (0, directions.count - 1):
-            direction_of = torch.tensor([0, of_second], device=directions.device)[: pair.num_examples]
-            losses.append(self._values(pair, by_id, directions, direction_of, _PROBE_SIGMA)[0][0])
+        for of_others in (0, directions.count - 1):
+            direction_of = torch.full((few.num_examples,), of_others, device=directions.device)
+            direction_of[0] = 0
+            losses.append(self._values(few, by_id, directions, direction_of, _PROBE_SIGMA)[0][0])
         same, different = losses
-        tolerance = 16 * torch.finfo(next(iter(by_id.values())).parameter.dtype).eps
-        if not torch.allclose(same, different, rtol=tolerance, atol=tolerance, equal_nan=True):
+        if not torch.allclose(same, different, rtol=torch.finfo(same.dtype).eps, atol=0.0, equal_nan=True):
             self._layout = None
             raise ValueError(
                 f"the loss of an example depends on the other examples of its batch (from {float(same):.6g} to "
-                f"{float(different):.6g} when only its neighbour moves), so they cannot carry directions of their own. "
+                f"{float(different):.6g} when only its neighbours move), so they cannot carry directions of their own. "
                 "Use RankOneSigns(count=1), or take out what mixes examples (BatchNorm without running statistics, "
                 "contrastive losses)."
             )

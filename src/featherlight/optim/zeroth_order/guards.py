@@ -1,5 +1,6 @@
 """What forward-only training relies on, checked: an Objective, frozen statistics, untouched buffers, finite losses."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,15 @@ def require_finite(losses: Tensor, step: int) -> None:
         raise NonFiniteLossError(
             f"the loss of step {step} is not finite ({bad} of {losses.numel()} values); the step was not applied. "
             "Lower the learning rate or `sigma`, or look for broken rows in this batch."
+        )
+
+
+def require_finite_rates(scale: float, rates: tuple[float, ...], step: int) -> None:
+    """Raises NonFiniteLossError where a slope, or a rate made of it, is beyond float32."""
+    if not all(map(math.isfinite, (scale, *rates))):
+        raise NonFiniteLossError(
+            f"the slopes of step {step} are too steep for float32 (unit {scale}, rates {rates}); the step was not applied. "
+            "Lower the learning rate, raise `sigma`, or scale the loss down."
         )
 
 

@@ -125,7 +125,7 @@ def measure_layout(targets: Mapping[int, Target], objective: PerExampleObjective
     recorded: list[list[Call]] = []
     for count in (1, 2):
         with _Recorder(targets) as recorder:
-            objective.narrow(count).values()
+            _run(objective, count)
         recorded.append(recorder.calls)
     one, two = recorded
     if [call.key for call in one] != [call.key for call in two]:
@@ -142,6 +142,20 @@ def measure_layout(targets: Mapping[int, Target], objective: PerExampleObjective
             for target in call.targets:
                 target.shared = True
     return Layout(axes=axes)
+
+
+def _run(objective: PerExampleObjective, count: int) -> None:
+    """Runs the first examples; an error that two of them do not raise says that the model cannot run one alone."""
+    try:
+        objective.narrow(count).values()
+    except ValueError as error:
+        if count > 1:
+            raise
+        objective.narrow(2).values()
+        raise ValueError(
+            f"the model refuses a batch of 1 ({error}), as its examples depend on each other, so they cannot carry "
+            "directions of their own. Use RankOneSigns(count=1), or take out what mixes examples."
+        ) from error
 
 
 class _Recorder(TorchFunctionMode):

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.families import draw_gaussian, gaussian_generator
 from featherlight.optim.zeroth_order.guards import frozen_statistics, require_finite, require_objective
-from featherlight.optim.zeroth_order.sgd import check_positive
+from featherlight.optim.zeroth_order.sgd import check_positive, own_state
 
 
 class MeZO(Optimizer):
@@ -49,6 +50,8 @@ class MeZO(Optimizer):
     ) -> None:
         check_positive("lr", lr, allow_zero=True)
         check_positive("sigma", sigma)
+        check_positive("weight_decay", weight_decay, allow_zero=True)
+        SignStream(seed=seed, step=0)
         chosen: Any = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay})
         self.model = model
@@ -102,7 +105,7 @@ class MeZO(Optimizer):
         return super().state_dict() | {"zeroth_order": {"seed": self.seed, "steps_done": self.steps_done}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own = state_dict["zeroth_order"]
+        own = own_state(state_dict, type(self).__name__)
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done = own["seed"], own["steps_done"]
 

@@ -1,7 +1,8 @@
 """Stochastic gradient descent on slopes along rank-one sign directions, by forward passes alone."""
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,9 +15,14 @@ from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
-from featherlight.optim.zeroth_order.guards import frozen_statistics, require_eager, require_objective
+from featherlight.optim.zeroth_order.guards import (
+    frozen_statistics,
+    require_eager,
+    require_finite_rates,
+    require_objective,
+)
 from featherlight.optim.zeroth_order.targets import Target
-from featherlight.optim.zeroth_order.update import StepRecord, apply_update, quantize_coefficients
+from featherlight.optim.zeroth_order.update import StepRecord, apply_update, apply_updates, quantize_coefficients
 
 
 class Journal(Protocol):
@@ -105,7 +111,7 @@ class ZerothOrderSGD(Optimizer):
         """
         objective = require_objective(closure, type(self).__name__)
         stream = SignStream(seed=self.seed, step=self.steps_done)
-        with frozen_statistics(self.model):
+        with frozen_statistics(self.model), self._constant_sharing():
             measured = self.evaluator.measure(objective, self.targets, stream)
         if self.steps_done == 0:
             self._leave_out_unused(measured)
@@ -113,19 +119,42 @@ class ZerothOrderSGD(Optimizer):
         if self.journal is not None:
             self.journal.append(record, self.targets)
         self.meter.random_words += measured.directions.num_words
-        self.apply(record, measured)
+        self._count_step(record)
+        apply_update(self.targets, record, meter=self.meter, directions=measured.directions)
         return measured.loss
 
-    def apply(self, record: StepRecord, measured: Slopes | None = None) -> None:
-        """Applies a record, new or replayed, and moves on to the next step."""
+    def replay(self, records: Sequence[StepRecord]) -> None:
+        """Applies recorded steps, and ends in the state that the run was in behind them.
+
+        Raises:
+            ValueError: they do not start at this optimizer's step or have other parameter groups.
+        """
+        for record in records:
+            self._count_step(record)
+        apply_updates(self.targets, records, meter=self.meter)
+
+    @contextmanager
+    def _constant_sharing(self) -> Iterator[None]:
+        """After the first step no target starts to share its direction: the journal's header says which do."""
+        before = {target: target.shared for target in self.targets}
+        yield
+        changed = [target for target in self.targets if target.shared != before[target]]
+        if not changed or self.steps_done == 0:
+            return
+        for target in changed:
+            target.shared = before[target]
+        raise ValueError(
+            f"{changed[0].name} is used in a way it was not when the run began (each example had a direction of it then), so "
+            "the run's records would no longer fit. Keep model and batches alike, or use RankOneSigns(count=1)."
+        )
+
+    def _count_step(self, record: StepRecord) -> None:
         if record.step != self.steps_done or len(record.rates) != len(self.param_groups):
             raise ValueError(
                 f"the record of step {record.step} with {len(record.rates)} parameter groups does not fit an optimizer at "
                 f"step {self.steps_done} with {len(self.param_groups)}. Replay a journal from its start, in order."
             )
         self.mean_square = self._next_mean_square(record.coefficients, record.scale)
-        directions = None if measured is None else measured.directions
-        apply_update(self.targets, record, meter=self.meter, directions=directions)
         self.steps_done += 1
 
     def _record(self, measured: Slopes) -> StepRecord:
@@ -135,11 +164,13 @@ class ZerothOrderSGD(Optimizer):
             correction = 1 - self.normalize.decay ** (self.steps_done + 1)
             spread = (self._next_mean_square(coefficients, scale) / correction) ** 0.5
         per_unit = scale / spread if spread > 0 else 0.0
+        rates = tuple(to_float32(group["lr"] * per_unit) for group in self.param_groups)
+        require_finite_rates(scale, rates, self.steps_done)
         return StepRecord(
             step=self.steps_done,
             seed=self.seed,
             scale=scale,
-            rates=tuple(to_float32(group["lr"] * per_unit) for group in self.param_groups),
+            rates=rates,
             decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in self.param_groups),
             coefficients=coefficients,
         )
@@ -162,6 +193,14 @@ class ZerothOrderSGD(Optimizer):
         names = ", ".join(unused[:4]) + (f" and {len(unused) - 4} more" if unused[4:] else "")
         warnings.warn(f"{names} take no part in the loss and are left as they are.", UserWarning, stacklevel=4)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "targets" in vars(self):
+            raise ValueError(
+                "the parameter groups of ZerothOrderSGD are fixed when it is made, since its journal names them once. Pass "
+                "all groups as `params`, with `lr` 0 for those that are to start later."
+            )
+        super().add_param_group(param_group)
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["zeroth_order"] = {
@@ -174,7 +213,7 @@ class ZerothOrderSGD(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own = state_dict["zeroth_order"]
+        own = own_state(state_dict, type(self).__name__)
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done, self.mean_square = own["seed"], own["steps_done"], own["mean_square"]
         self.keep_targets(own["targets"], own["shared"])
@@ -218,6 +257,16 @@ def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Tar
     if len(devices) > 1:
         raise ValueError(f"the trained parameters lie on several devices ({devices}); put the model on one of them.")
     return sorted(targets, key=lambda target: target.index)
+
+
+def own_state(state_dict: dict[str, Any], optimizer: str) -> dict[str, Any]:
+    """The part of a state that torch's own optimizers do not have; raises ValueError where it is missing."""
+    if "zeroth_order" not in state_dict:
+        raise ValueError(
+            f"this is not the state of a {optimizer}: it has {sorted(map(str, state_dict))} and no 'zeroth_order'. "
+            "Load what its own `state_dict()` returned."
+        )
+    return state_dict["zeroth_order"]
 
 
 def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:

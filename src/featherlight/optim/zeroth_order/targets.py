@@ -70,16 +70,17 @@ class Directions:
     Args:
         targets: the trained parameters.
         stream: seed and step.
-        count: K.
+        count: directions a step.
+        num_steps: draws for so many steps from the stream's on; direction `k` of the `s`-th is number `s * count + k`.
 
     Memory: about one bit per row and column, times K.
     """
 
-    def __init__(self, targets: Sequence[Target], stream: SignStream, count: int) -> None:
+    def __init__(self, targets: Sequence[Target], stream: SignStream, count: int, *, num_steps: int = 1) -> None:
         self.count = count
         self._stream = stream
         self.device = targets[0].parameter.device
-        self._numbers = torch.arange(count, device=self.device)
+        self._numbers = torch.arange(num_steps * count, device=self.device)
         self._where: dict[tuple[int, str], tuple[SignBits, int]] = {}
         self.num_words = 0
         left = {(t.index, "left"): t.left_segment for t in targets if not t.is_table}
@@ -132,6 +133,7 @@ class Directions:
         return (left.T @ right).reshape(target.parameter.shape)
 
     def _draw(self, segments: dict[tuple[int, str], Segment]) -> None:
-        bits = SignBits(self._stream, list(segments.values()), self._numbers)
+        numbers, steps_on = self._numbers % self.count, self._numbers // self.count
+        bits = SignBits(self._stream, list(segments.values()), numbers, steps_on=steps_on)
         self.num_words += bits.num_words
         self._where |= {key: (bits, which) for which, key in enumerate(segments)}

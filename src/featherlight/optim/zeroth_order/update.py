@@ -7,9 +7,10 @@ subtraction, each rounded once. Weights below 32 bits are updated in float32 and
 same counter-based generator.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +22,8 @@ from featherlight.optim.zeroth_order.targets import Directions, Factors, Target
 
 COEFFICIENT_LIMIT = 4095
 MAX_DIRECTIONS = 4096
-_ELEMENTS_AT_ONCE = 1 << 19
+_ELEMENTS_AT_ONCE = 1 << 18
+_DIRECTIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,42 +60,96 @@ def apply_update(
 
     Cost: one pass over the weights; memory of about 4 MB besides.
     """
-    stream = SignStream(seed=record.seed, step=record.step)
-    count = len(record.coefficients)
-    drawn = directions if directions is not None else Directions(targets, stream, count)
+    _apply(targets, [record], meter, directions)
+
+
+def apply_updates(targets: Sequence[Target], records: Iterable[StepRecord], *, meter: Meter) -> None:
+    """Applies recorded steps in order: the same bits as one by one, several times faster.
+
+    Steps are taken in runs, and a slice of the weights goes through a whole run while it is in the cache.
+
+    Args:
+        targets: the trained parameters.
+        records: consecutive steps.
+        meter: counts the weight passes and random words.
+    """
+    for run in _runs(records):
+        _apply(targets, run, meter, None)
+
+
+def _runs(records: Iterable[StepRecord]) -> Iterator[list[StepRecord]]:
+    """Consecutive steps of one seed and one number of directions, of limited length."""
+    run: list[StepRecord] = []
+    for record in records:
+        count = len(record.coefficients)
+        is_next = run and (record.step, record.seed) == (run[-1].step + 1, run[-1].seed)
+        if run and not (
+            is_next and count == len(run[-1].coefficients) and (len(run) + 1) * count <= _DIRECTIONS_AT_ONCE
+        ):
+            yield run
+            run = []
+        run.append(record)
+    if run:
+        yield run
+
+
+def _apply(targets: Sequence[Target], run: Sequence[StepRecord], meter: Meter, directions: Directions | None) -> None:
+    stream = SignStream(seed=run[0].seed, step=run[0].step)
+    drawn = directions or Directions(targets, stream, len(run[0].coefficients), num_steps=len(run))
     words_before = drawn.num_words if directions is not None else 0
     with torch.no_grad(), _exact_products(drawn.device):
         for target in targets:
-            _update_target(target, record, drawn, stream, meter)
+            _update_target(target, run, drawn, meter)
     meter.random_words += drawn.num_words - words_before
-    meter.weight_passes += 1
+    meter.weight_passes += len(run)
 
 
-def _update_target(
-    target: Target, record: StepRecord, directions: Directions, stream: SignStream, meter: Meter
-) -> None:
-    rate, decay = record.rates[target.group], record.decays[target.group]
+class _TargetStep(NamedTuple):
+    """One step of one target: its coefficients, which of the run's directions they belong to, its record.
+
+    Where all coefficients are zero the sum must not be subtracted: the sign of its zeros, which would show in weights
+    of -0.0, depends on the order of summation. `rate` is 0 then.
+    """
+
+    coefficients: Float[Tensor, "K"]
+    of: slice
+    record: StepRecord
+    rate: float
+
+
+def _update_target(target: Target, run: Sequence[StepRecord], directions: Directions, meter: Meter) -> None:
     dtype = torch.float64 if target.parameter.dtype == torch.float64 else torch.float32
-    integers, of = record.coefficients, None
-    if target.shared and len(integers) > 1:
-        integers = integers.sum(0, keepdim=True)
-        of = torch.zeros(1, dtype=torch.int64, device=target.parameter.device)
-    if not integers.any():
-        rate = 0.0
-    coefficients = integers.to(target.parameter.device, dtype)
+    steps = []
+    for number, record in enumerate(run):
+        first, count = number * len(record.coefficients), len(record.coefficients)
+        integers = record.coefficients.sum(0, keepdim=True) if target.shared else record.coefficients
+        of = slice(first, first + (1 if target.shared else count))
+        rate = record.rates[target.group] if integers.any() else 0.0
+        steps.append(_TargetStep(integers.to(target.parameter.device, dtype), of, record, rate))
     weight = target.parameter.detach().reshape(target.rows, -1)
-    rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], len(coefficients), 1))
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], len(run) * directions.count, 1))
     for first in range(0, target.rows, rows_at_once):
         rows = weight[first : first + rows_at_once]
-        factors = directions.factors(target, dtype, of=of, first_row=first, num_rows=len(rows))
-        if rows.dtype == dtype:
-            _subtract_(rows, factors, coefficients, rate, decay)
-        else:
-            exact = rows.to(dtype)
-            _subtract_(exact, factors, coefficients, rate, decay)
-            meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
+        factors = directions.factors(target, dtype, first_row=first, num_rows=len(rows))
+        for step in steps:
+            own = Factors(factors.left[step.of], None if factors.right is None else factors.right[step.of])
+            _update_rows(rows, own, step, target, first * weight.shape[1], meter)
     if not target.parameter.is_contiguous():
         target.parameter.copy_(weight.view_as(target.parameter))
+
+
+def _update_rows(
+    rows: Float[Tensor, "R C"], factors: Factors, step: _TargetStep, target: Target, start: int, meter: Meter
+) -> None:
+    """One step of a slice of a weight, the first element of which is number `start`."""
+    rate, decay = step.rate, step.record.decays[target.group]
+    if rows.dtype == step.coefficients.dtype:
+        _subtract_(rows, factors, step.coefficients, rate, decay)
+        return
+    exact = rows.to(step.coefficients.dtype)
+    _subtract_(exact, factors, step.coefficients, rate, decay)
+    stream = SignStream(seed=step.record.seed, step=step.record.step)
+    meter.random_words += _round_stochastically(rows, exact, stream, target, start)
 
 
 def _subtract_(
@@ -104,7 +160,7 @@ def _subtract_(
         rows.mul_(decay)
     if rate == 0.0:
         return
-    weighted_left = factors.left.mul_(coefficients[:, None])
+    weighted_left = factors.left * coefficients[:, None]
     if factors.right is None:
         rows.sub_(weighted_left.sum(0)[:, None].mul_(rate))
     elif len(coefficients) == 1:
@@ -139,7 +195,7 @@ def _round_stochastically(
 @contextmanager
 def _exact_products(device: torch.device) -> Iterator[None]:
     """No TF32, bfloat16 or autocast inside float32 products for the length of the block."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

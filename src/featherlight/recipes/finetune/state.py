@@ -63,8 +63,7 @@ def restore(run: Finetune, optimizer: Optimizer, found: FoundState) -> None:
         optimizer.keep_targets(
             {entry["index"] for entry in kept}, {entry["index"] for entry in kept if entry["shared"]}
         )
-        for record in found.journal.records:
-            optimizer.apply(record)
+        optimizer.replay(found.journal.records)
         run.clock.step = len(found.journal.records)
     elif found.save is not None:
         run.clock.step = load_save(found.save, run.model, optimizer)["step"]

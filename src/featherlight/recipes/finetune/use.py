@@ -24,7 +24,7 @@ from featherlight.data import (
 from featherlight.meter import Meter
 from featherlight.nn.models import Pretrained, load_pretrained, resolve_model
 from featherlight.objective import seeded_random
-from featherlight.optim.zeroth_order import apply_update
+from featherlight.optim.zeroth_order import apply_updates
 from featherlight.recipes.finetune.config import config_from_mapping, read_config
 from featherlight.recipes.finetune.problem import base_digest, load_model
 from featherlight.recipes.finetune.rundir import write_model
@@ -179,8 +179,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None) -> 
         loaded = add_adapters(loaded, config.lora)
     load_fitted(loaded.model, contents)
     targets = contents.targets(loaded.model)
-    for record in contents.records[:steps]:
-        apply_update(targets, record, meter=Meter())
+    apply_updates(targets, contents.records[:steps], meter=Meter())
     if config.lora is not None:
         merge_adapters(loaded.model)
     names = contents.header["labels"]

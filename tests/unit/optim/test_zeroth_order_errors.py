@@ -310,7 +310,7 @@ def test_an_error_of_the_loss_itself_comes_through_as_it_is() -> None:
         model(batch["x"])
         raise ValueError("row 3 has no label")
 
-    with pytest.raises(ValueError, match="^row 3 has no label$"):
+    with pytest.raises(ValueError, match=r"^row 3 has no label$"):
         ZerothOrderSGD(make_model(), 1e-2, directions=RankOneSigns(None)).step(
             BatchObjective(make_model(), make_batch(), broken)
         )

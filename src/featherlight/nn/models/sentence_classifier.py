@@ -30,19 +30,20 @@ class SentenceOutput(NamedTuple):
 class SentenceClassifier(nn.Module):
     """Encoder, the encoder's own pooling, and a linear head.
 
+    A normalisation to unit length, which many of these models end with, is left out: it serves the cosine similarity,
+    and a head on unit vectors would need weights some twenty times as large as those of any other layer.
+
     Args:
         encoder: a transformers encoder whose output has `last_hidden_state` (B, T, D).
         pooling: "mean", "cls", "max" or "lasttoken", as the encoder was trained with.
-        normalize: whether pooled features are brought to unit length before the head.
         num_outputs: C.
         source: directory the encoder came from, whose other files a save copies.
     """
 
-    def __init__(self, encoder: nn.Module, *, pooling: str, normalize: bool, num_outputs: int, source: Path) -> None:
+    def __init__(self, encoder: nn.Module, *, pooling: str, num_outputs: int, source: Path) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        self.normalize = normalize
         self.source = source
         self.has_trained_head = False
         config: Any = encoder.config
@@ -66,7 +67,7 @@ class SentenceClassifier(nn.Module):
             )
         encoder = AutoModel.from_pretrained(path / modules[0]["path"], dtype=dtype, **_without_pooler(path))
         pooling = _read_pooling(path / modules[1]["path"] / "config.json")
-        model = cls(encoder, pooling=pooling, normalize="Normalize" in kinds, num_outputs=num_outputs, source=path)
+        model = cls(encoder, pooling=pooling, num_outputs=num_outputs, source=path)
         with torch.no_grad():
             model.head.weight.normal_(0, 0.02, generator=generator)
             model.head.bias.zero_()
@@ -90,8 +91,6 @@ class SentenceClassifier(nn.Module):
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden_BTD = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
-        if self.normalize:
-            pooled_BD = nn.functional.normalize(pooled_BD, dim=-1)
         return SentenceOutput(self.head(pooled_BD))
 
     def save(self, path: Path, tokenizer: Any, labels: dict[str, Any]) -> None:
@@ -103,8 +102,8 @@ class SentenceClassifier(nn.Module):
             labels: `id2label` and the like, for the encoder's config.
         """
         modules = json.loads((self.source / "modules.json").read_text())
-        modules = [module for module in modules if not module["type"].endswith(".Dense")]
-        skipped = shutil.ignore_patterns("*.safetensors", "*.bin", "*.onnx", "onnx", "*_Dense", ".*")
+        modules = [module for module in modules if module["type"].endswith((".Transformer", ".Pooling"))]
+        skipped = shutil.ignore_patterns("*.safetensors", "*.bin", "*.onnx", "onnx", "*_Dense", "*_Normalize", ".*")
         shutil.copytree(self.source, path, ignore=skipped)
         encoder: Any = self.encoder
         encoder.config.update(labels)

@@ -125,7 +125,7 @@ def drift(evaluations: int, mezo_evaluations: int) -> list[dict[str, Any]]:
     rows = []
     for name, dtype in DTYPES.items():
         model = minilm(dtype)
-        task = objective(model, (1, 4))
+        task = objective(model, (1, 2))
         optimizer = ZerothOrderSGD(model, TINY_LR)
         before = weights_digest(model.state_dict())
         evaluator = SlopeEvaluator(RankOneSigns(1), 1e-3)
@@ -285,8 +285,8 @@ def main() -> None:
         print(json.dumps({"digest": digest, "speed": speed, "capability": torch.backends.cpu.get_cpu_capability()}))
         return
     short = arguments.short
-    rows = step_times(3 if short else 9) + memory()
-    rows += drift(200 if short else 10_000, 100 if short else 1_000) + replay(5 if short else 50)
+    rows = step_times(3 if short else 7) + memory() + replay(8 if short else 64)
+    rows += drift(200 if short else 10_000, 100 if short else 1_000)
     name = "zeroth_order_short" if short else "zeroth_order"
     print(f"wrote {write_results(name, rows, targets_of(rows))}")
     draw(rows, RESULTS / f"{name}.svg")

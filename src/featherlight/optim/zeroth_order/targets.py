@@ -92,7 +92,7 @@ class Directions:
         target: Target,
         dtype: torch.dtype,
         *,
-        of: Int[Tensor, "k"] | None = None,
+        of: Int[Tensor, "k"] | slice = slice(None),
         first_row: int = 0,
         num_rows: int | None = None,
     ) -> Factors:
@@ -101,7 +101,7 @@ class Directions:
         Args:
             target: one of the targets.
             dtype: of the signs.
-            of: which directions, (k,), in any order; None gives all K.
+            of: which directions, (k,), in any order.
             first_row: of the left factor.
             num_rows: of the left factor; None gives all that follow `first_row`.
         """
@@ -112,7 +112,7 @@ class Directions:
         left = bits.signs(which, first_row, count, dtype, rows=of)
         return Factors(left, self.right(target, dtype, of=of) if target.columns else None)
 
-    def right(self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | None = None) -> Float[Tensor, "k C"]:
+    def right(self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | slice = slice(None)) -> Float[Tensor, "k C"]:
         """The right factor alone."""
         bits, which = self._where[target.index, "right"]
         return bits.signs(which, 0, target.columns, dtype, rows=of)
@@ -127,7 +127,7 @@ class Directions:
 
     def dense(self, target: Target, direction: int, dtype: torch.dtype) -> Tensor:
         """One direction as a tensor of the parameter's shape."""
-        left, right = self.factors(target, dtype, of=self._numbers[direction : direction + 1])
+        left, right = self.factors(target, dtype, of=slice(direction, direction + 1))
         if right is None:
             return left.reshape(target.parameter.shape)
         return (left.T @ right).reshape(target.parameter.shape)

@@ -13,6 +13,7 @@ from torch import Tensor
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
 _ELEMENTS_AT_ONCE = 1 << 18
+_FIRST = slice(0, 1)
 
 
 class View(Protocol):
@@ -63,7 +64,6 @@ class SharedView:
         self.directions = directions
         self._sigma = sigma
         self._targets = targets
-        self._first = torch.zeros(1, dtype=torch.int64, device=directions.device)
 
     @property
     def sigma(self) -> float:
@@ -86,7 +86,7 @@ class SharedView:
         return own
 
     def factors(self, target: Target, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        left, right = self.directions.factors(target, dtype, of=self._first)
+        left, right = self.directions.factors(target, dtype, of=_FIRST)
         assert right is not None, "only matrices have factors"
         return left, right
 
@@ -106,7 +106,7 @@ class SharedView:
         if target is None:
             return y
         left = self.directions.left_at(target, ids, 0, y.dtype)
-        right = self.directions.right(target, y.dtype, of=self._first)
+        right = self.directions.right(target, y.dtype, of=_FIRST)
         return y.view(-1, y.shape[-1]).addr_(left.flatten(), right[0], alpha=self.sigma).view(y.shape)
 
     def substitute(self, value: Any) -> Any:

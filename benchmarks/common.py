@@ -83,7 +83,6 @@ def write_results(name: str, rows: Sequence[Mapping[str, Any]], targets: Sequenc
     path.write_text(json.dumps(content, indent=1) + "\n")
     for one in targets:
         met = one["value"] <= one["target"] if one["comparison"] == "<=" else one["value"] >= one["target"]
-        print(
-            f"{'reached' if met else 'MISSED '}  {one['name']}: {one['value']:.4g} {one['unit']} (asked: {one['comparison']} {one['target']})"
-        )
+        asked = f"asked: {one['comparison']} {one['target']:.4g}"
+        print(f"{'reached' if met else 'MISSED '}  {one['name']}: {one['value']:.4g} {one['unit']} ({asked})")
     return path

@@ -87,10 +87,8 @@ def step_times(rounds: int) -> list[dict[str, Any]]:
                 row = {"what": "step time", "size": list(size), "trained": trained, "side": name}
                 row |= {"seconds": spread(seconds[name]), "mezo_over_this": ratio(seconds["mezo"], seconds[name])}
                 rows.append(row)
-                print(
-                    f"{size} {trained:15} {name:30} {row['seconds']['median']:.3f} s, MeZO / this {row['mezo_over_this']['median']:.2f}",
-                    flush=True,
-                )
+                times = f"{row['seconds']['median']:.3f} s, MeZO / this {row['mezo_over_this']['median']:.2f}"
+                print(f"{size} {trained:15} {name:30} {times}", flush=True)
     return rows
 
 
@@ -156,10 +154,8 @@ def drift(evaluations: int, mezo_evaluations: int) -> list[dict[str, Any]]:
                 "relative_drift": relative,
             }
         )
-        print(
-            f"{name}: same bits after {evaluations:,} evaluations: {same}; MeZO at lr 0 drifts {relative:.2e} in {mezo_evaluations:,}",
-            flush=True,
-        )
+        print(f"{name}: same bits after {evaluations:,} evaluations: {same}", flush=True)
+        print(f"{name}: MeZO at lr 0 drifts {relative:.2e} in {mezo_evaluations:,}", flush=True)
     return rows
 
 

@@ -5,7 +5,7 @@ guessed from sizes that may agree by chance: between a pass of one example and a
 doubles. A parameter with a call that has no such axis (a table of relative positions, say) shares one direction.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -31,16 +31,18 @@ def is_metadata(func: Callable[..., Any]) -> bool:
     return name in _METADATA_METHODS
 
 
-def find_targets(targets: Mapping[int, Target], value: Any) -> Iterator[Target]:
-    """The trained parameters in `value`, in nested lists, tuples and dicts too."""
-    if isinstance(value, Tensor):
-        if id(value) in targets:
-            yield targets[id(value)]
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from find_targets(targets, one)
-    elif isinstance(value, dict):
-        yield from find_targets(targets, tuple(value.values()))
+def find_targets(targets: Mapping[int, Target], values: Iterable[Any]) -> list[Target]:
+    """The trained parameters among `values`, in nested lists, tuples and dicts too."""
+    found = []
+    for value in values:
+        target = targets.get(id(value))
+        if target is not None:
+            found.append(target)
+        elif isinstance(value, (list, tuple)):
+            found += find_targets(targets, value)
+        elif isinstance(value, dict):
+            found += find_targets(targets, value.values())
+    return found
 
 
 class Call(NamedTuple):
@@ -61,7 +63,7 @@ class Call(NamedTuple):
     @classmethod
     def find(cls, targets: Mapping[int, Target], func: Callable, args: tuple, kwargs: dict[str, Any]) -> Self | None:
         """The call, or None if no trained parameter takes part in it."""
-        found = tuple(find_targets(targets, (*args, *kwargs.values())))
+        found = tuple(find_targets(targets, (*args, *kwargs.values()) if kwargs else args))
         if not found:
             return None
         rule = PERTURBED.get(func)

@@ -112,7 +112,9 @@ class Directions:
         left = bits.signs(which, first_row, count, dtype, rows=of)
         return Factors(left, self.right(target, dtype, of=of) if target.columns else None)
 
-    def right(self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | slice = slice(None)) -> Float[Tensor, "k C"]:
+    def right(
+        self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | slice = slice(None)
+    ) -> Float[Tensor, "k C"]:
         """The right factor alone."""
         bits, which = self._where[target.index, "right"]
         return bits.signs(which, 0, target.columns, dtype, rows=of)

@@ -22,7 +22,7 @@ from featherlight.recipes.finetune.methods import METHODS
 from featherlight.recipes.finetune.problem import Problem, build_problem
 from featherlight.recipes.finetune.rundir import RunDirectory
 from featherlight.recipes.finetune.state import open_journal, restore
-from featherlight.recipes.finetune.summary import MemoryUse, Scores, measure_memory, write_summary
+from featherlight.recipes.finetune.summary import MemoryUse, Outcome, Scores, measure_memory, write_summary
 from featherlight.recipes.finetune.tasks import predict_all
 from featherlight.recipes.finetune.trainable import merge_adapters
 from featherlight.report import read_run, write_report
@@ -219,8 +219,7 @@ class Finetune:
         names = {} if labels is None else {"id2label": labels.id2label, "label2id": labels.label2id}
         self.directory.write_model(self.problem.loaded, names)
         self.log.close()
-        write_summary(
-            self.directory.summary,
+        outcome = Outcome(
             config=self.config,
             problem=self.problem,
             scores=self.scores,
@@ -228,10 +227,12 @@ class Finetune:
             meter=self.meter,
             clock=self.clock,
             stopped=stopped,
-            commands=(self.command, self.directory.resume_command),
-            confused=self._last,
+            command=self.command,
+            resume_command=self.directory.resume_command,
+            last=self._last,
             notes=self._notes,
         )
+        write_summary(self.directory.summary, outcome)
         write_report([read_run(self.directory.path)], self.directory.report)
 
 

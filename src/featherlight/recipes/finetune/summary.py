@@ -79,28 +79,47 @@ def measure_memory(problem: Problem, objective: BatchObjective) -> MemoryUse:
     )
 
 
-def write_summary(
-    path: Path,
-    *,
-    config: FinetuneConfig,
-    problem: Problem,
-    scores: Scores,
-    memory: MemoryUse,
-    meter: Meter,
-    clock: Clock,
-    stopped: str,
-    commands: tuple[str, str],
-    confused: tuple[torch.Tensor, torch.Tensor],
-    notes: list[str],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that a summary is made from.
+
+    Attributes:
+        config: of the run.
+        problem: what was trained on what.
+        scores: of the validation rows over the run.
+        memory: as measured.
+        meter: the counters.
+        clock: steps and seconds.
+        stopped: "finished", "interrupted" or "nan loss".
+        command: what the user typed.
+        resume_command: what goes on with the run.
+        last: outputs and labels of the last evaluation.
+        notes: sentences for the report.
+    """
+
+    config: FinetuneConfig
+    problem: Problem
+    scores: Scores
+    memory: MemoryUse
+    meter: Meter
+    clock: Clock
+    stopped: str
+    command: str
+    resume_command: str
+    last: tuple[torch.Tensor, torch.Tensor]
+    notes: list[str]
+
+
+def write_summary(path: Path, outcome: Outcome) -> None:
     """Writes `summary.json`, which the report reads."""
+    config, scores, memory = outcome.config, outcome.scores, outcome.memory
     journal = path.parent / "journal"
-    counters = meter.as_dict() | {"steps": clock.step, "seconds": clock.seconds}
+    counters = outcome.meter.as_dict() | {"steps": outcome.clock.step, "seconds": outcome.clock.seconds}
     summary: dict[str, Any] = {
         "method": config.method,
         "title": f"{config.method} on {Path(config.train).name}",
-        "command": commands[0],
-        "resume_command": commands[1] if stopped != "finished" else None,
+        "command": outcome.command,
+        "resume_command": outcome.resume_command if outcome.stopped != "finished" else None,
         "model": config.model,
         "train": config.train,
         "metric": {
@@ -117,10 +136,11 @@ def write_summary(
             "training_peak": memory.training_peak or memory.inference_peak,
             "adamw_estimate": None if config.method == "adamw" else memory.adamw_estimate,
             "process_peak": process_peak_bytes(),
-            "measured_by": "tensor allocations" + (" on CUDA" if problem.device.type == "cuda" else ", torch profiler"),
+            "measured_by": "tensor allocations"
+            + (" on CUDA" if outcome.problem.device.type == "cuda" else ", torch profiler"),
         },
         "counters": counters,
-        "confusion": _confusion(problem, *confused),
+        "confusion": _confusion(outcome.problem, *outcome.last),
         "journal_bytes": journal.stat().st_size if journal.is_file() else None,
         "versions": {
             "featherlight": version("featherlight"),
@@ -128,8 +148,8 @@ def write_summary(
             "transformers": version("transformers"),
             "python": platform.python_version(),
         },
-        "stopped": stopped,
-        "notes": notes,
+        "stopped": outcome.stopped,
+        "notes": outcome.notes,
     }
     path.write_text(json.dumps(summary, indent=1))
 

@@ -4,6 +4,8 @@ BIN := .venv/bin
 DATA := $(abspath $(CURDIR)/../shared/data)
 export FEATHERLIGHT_DATA ?= $(wildcard $(DATA))
 
+DEMO := --model minilm --train stdlib-docs --trainable last:2 --minutes 1
+
 .PHONY: setup demo test lint bench-zo bench-sst2 clean
 
 setup: .venv/.ready
@@ -16,8 +18,8 @@ setup: .venv/.ready
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/featherlight finetune --model minilm --train stdlib-docs --method zo --minutes 1 --out runs/demo/zo
-	$(BIN)/featherlight finetune --model minilm --train stdlib-docs --method adamw --minutes 1 --out runs/demo/adamw
+	$(BIN)/featherlight finetune $(DEMO) --method zo --out runs/demo/zo
+	$(BIN)/featherlight finetune $(DEMO) --method adamw --out runs/demo/adamw
 	$(BIN)/featherlight report runs/demo/zo runs/demo/adamw --out runs/demo/report.html
 
 lint: setup

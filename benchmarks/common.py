@@ -68,6 +68,12 @@ def target(name: str, value: float, comparison: str, goal: float, unit: str) -> 
     return {"name": name, "value": value, "comparison": comparison, "target": goal, "unit": unit}
 
 
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of an earlier run; none if there was no such run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
 def write_results(name: str, rows: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `results/<name>.json` and prints the targets."""
     RESULTS.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import RESULTS, in_turn, ratio, spread, target, write_results
+from benchmarks.common import RESULTS, in_turn, ratio, read_rows, spread, target, write_results
 from featherlight.functional import SignStream
 from featherlight.meter import Meter, allocation_peak
 from featherlight.nn.models import SentenceClassifier, load_pretrained, resolve_model
@@ -271,20 +271,29 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+PARTS = {
+    "step time": lambda short: step_times(3 if short else 7),
+    "memory above inference": lambda short: memory(),
+    "replay": lambda short: replay(8 if short else 64),
+    "weights after evaluations": lambda short: drift(200 if short else 10_000, 100 if short else 1_000),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="a few minutes, results not kept")
+    parser.add_argument("--short", action="store_true", help="a few minutes")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; the others' rows stay as they are")
     parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.replay is not None:
         digest, speed = replay_journal(arguments.replay)
         print(json.dumps({"digest": digest, "speed": speed, "capability": torch.backends.cpu.get_cpu_capability()}))
         return
-    short = arguments.short
-    rows = step_times(3 if short else 7) + memory() + replay(8 if short else 64)
-    rows += drift(200 if short else 10_000, 100 if short else 1_000)
-    name = "zeroth_order_short" if short else "zeroth_order"
-    print(f"wrote {write_results(name, rows, targets_of(rows))}")
+    name = "zeroth_order_short" if arguments.short else "zeroth_order"
+    rows = read_rows(name)
+    for part in arguments.part or PARTS:
+        rows = [row for row in rows if row["what"] != part] + PARTS[part](arguments.short)
+        print(f"wrote {write_results(name, rows, targets_of(rows))}")
     draw(rows, RESULTS / f"{name}.svg")
 
 

@@ -172,8 +172,9 @@ def replay(
 ) -> None:
     """Rebuild a fine-tuned model, to the same bits, from its base and a journal of kilobytes. Needs no data."""
     from featherlight.recipes.finetune import use
+    from featherlight.trainer import tracker
 
-    done = use.replay(base, journal, out, steps=steps)
+    done = use.replay(base, journal, out, steps=steps, track=tracker(_console))
     if as_json:
         typer.echo(json.dumps(done | {"out": str(out)}))
         return

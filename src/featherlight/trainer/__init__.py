@@ -3,7 +3,7 @@
 from featherlight.trainer.journal import JournalContents, JournalWriter, read_journal, weights_digest
 from featherlight.trainer.loop import Budget, Callback, Clock, StepInfo, fit
 from featherlight.trainer.metrics import MetricsLog
-from featherlight.trainer.progress import BarProgress, LineProgress
+from featherlight.trainer.progress import BarProgress, LineProgress, Tracker, silent, tracker
 from featherlight.trainer.save import load_save, write_save
 
 __all__ = [
@@ -16,9 +16,12 @@ __all__ = [
     "LineProgress",
     "MetricsLog",
     "StepInfo",
+    "Tracker",
     "fit",
     "load_save",
     "read_journal",
+    "silent",
+    "tracker",
     "weights_digest",
     "write_save",
 ]

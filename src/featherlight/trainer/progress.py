@@ -1,17 +1,41 @@
 """What a person sees while a run is going: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from featherlight.meter import Meter, process_peak_bytes
 from featherlight.trainer.loop import StepInfo
 
 _SMOOTHING = 0.95
+Item = TypeVar("Item")
+
+
+class Tracker(Protocol):
+    """Passes a sized iterable on and shows how far it is."""
+
+    def __call__(self, items: Iterable[Item], what: str, total: int) -> Iterable[Item]: ...
+
+
+def silent(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+    """A tracker that shows nothing."""
+    return items
+
+
+def tracker(console: Console) -> Tracker:
+    """A tracker with a bar on a terminal, and one line at the start elsewhere."""
+
+    def show(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+        if console.is_terminal:
+            return track(items, description=what, total=total, console=console, transient=True)
+        console.print(what, highlight=False)
+        return items
+
+    return show
 
 
 class _Status:

@@ -19,7 +19,7 @@ from featherlight.recipes.finetune.run import Finished, Watcher, finetune
 from featherlight.recipes.finetune.rundir import RunDirectory
 from featherlight.recipes.finetune.summary import Scores
 from featherlight.report import headline, read_run
-from featherlight.trainer import BarProgress, LineProgress
+from featherlight.trainer import BarProgress, LineProgress, tracker
 
 
 def run(
@@ -63,7 +63,9 @@ def run(
 
     with RunDirectory.open(path, resume=resume is not None) as directory:
         config = config if config is not None else read_config(directory.config)
-        finished = finetune(config, directory, command=typed, resume=resume is not None, watch=watch, say=say)
+        finished = finetune(
+            config, directory, command=typed, resume=resume is not None, watch=watch, say=say, track=tracker(console)
+        )
     tell(finished, as_json=as_json, console=console)
     if finished.error is not None:
         raise typer.Exit(3)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from featherlight.recipes.finetune.problem import Problem
 from featherlight.recipes.finetune.tasks import Regression
 from featherlight.solvers import LinearHead, fit_classifier, fit_regression
+from featherlight.trainer import Tracker
 
 _MAX_ROWS = 20_000
 _MAX_HELD_OUT = 2_000
@@ -21,14 +22,14 @@ class HeadFeatures:
     labels: Tensor
 
 
-def fit_head(problem: Problem) -> LinearHead:
+def fit_head(problem: Problem, track: Tracker) -> LinearHead:
     """Fits the head on the training rows (at most 20,000) in one pass and puts it in place.
 
-    A tenth of the rows (at most 2,000) is held out to choose the regularisation.
+    `track` shows how far the pass is. A tenth of the rows (at most 2,000) is held out to choose the regularisation.
     """
     head = problem.loaded.head
     assert head is not None, "a language model has no head to fit"
-    seen = _features(problem, head)
+    seen = _features(problem, head, track)
     held = min(_MAX_HELD_OUT, max(1, len(seen.labels) // 10))
     order = torch.randperm(len(seen.labels), generator=torch.Generator().manual_seed(0))
     x, y = seen.features[order], seen.labels[order]
@@ -47,7 +48,7 @@ def fit_head(problem: Problem) -> LinearHead:
 
 
 @torch.no_grad()
-def _features(problem: Problem, head: nn.Linear) -> HeadFeatures:
+def _features(problem: Problem, head: nn.Linear, track: Tracker) -> HeadFeatures:
     model = problem.loaded.model
     name = next(name for name, module in model.named_modules() if module is head)
     parent, _, child = name.rpartition(".")
@@ -57,7 +58,8 @@ def _features(problem: Problem, head: nn.Linear) -> HeadFeatures:
     features, labels = [], []
     setattr(owner, child, nn.Identity())
     try:
-        for batch in problem.batches(problem.train, indices=chosen):
+        batches = problem.batches(problem.train, indices=chosen)
+        for batch in track(batches, "head start", len(batches)):
             features.append(problem.loss.logits(model, batch).float().cpu())
             labels.append(batch["labels"].cpu())
     finally:

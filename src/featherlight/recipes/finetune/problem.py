@@ -66,14 +66,16 @@ class Problem:
             batch["prefix_hidden"] = cache.rows(indices, inputs)
         return batch
 
-    def batches(self, data: EncodedText, *, indices: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
+    def batches(self, data: EncodedText, *, indices: Tensor | None = None) -> "Batches":
         """All examples, or those at `indices`, in batches of a bounded number of tokens, similar lengths together."""
         which = torch.arange(len(data)) if indices is None else indices
         order = which[data.lengths[which].argsort(stable=True)].tolist()
+        rows = []
         while order:
-            rows = max(1, _EVALUATION_TOKENS // data.length(order[-1]))
-            rows, order = order[-rows:], order[:-rows]
-            yield self.batch(data, rows)
+            count = max(1, _EVALUATION_TOKENS // data.length(order[-1]))
+            rows.append(order[-count:])
+            order = order[:-count]
+        return Batches(self, data, rows)
 
     def data_digest(self) -> str:
         """SHA-256 of the training examples as the model sees them."""
@@ -82,6 +84,21 @@ class Problem:
         if self.train.targets is not None:
             digest.update(self.train.targets.numpy().tobytes())
         return digest.hexdigest()
+
+
+class Batches:
+    """Batches of a set, made when they are asked for; their number is known before."""
+
+    def __init__(self, problem: Problem, data: EncodedText, rows: list[list[int]]) -> None:
+        self._problem = problem
+        self._data = data
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self._problem.batch(self._data, rows) for rows in self._rows)
 
 
 def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:

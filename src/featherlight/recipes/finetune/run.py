@@ -26,7 +26,18 @@ from featherlight.recipes.finetune.summary import MemoryUse, Outcome, Scores, me
 from featherlight.recipes.finetune.tasks import predict_all
 from featherlight.recipes.finetune.trainable import merge_adapters
 from featherlight.report import read_run, write_report
-from featherlight.trainer import Budget, Callback, Clock, JournalWriter, MetricsLog, StepInfo, fit, write_save
+from featherlight.trainer import (
+    Budget,
+    Callback,
+    Clock,
+    JournalWriter,
+    MetricsLog,
+    StepInfo,
+    Tracker,
+    fit,
+    silent,
+    write_save,
+)
 
 _PROFILED_STEPS = 2
 _SHAPES: dict[str, Callable[[float], float]] = {"constant": lambda _: 1.0, "linear": lambda progress: 1 - progress}
@@ -57,6 +68,7 @@ class Finetune:
         directory: where everything goes.
         command: what the user typed, for the report.
         say: is handed a line for people now and then.
+        track: shows how far a long pass is.
     """
 
     def __init__(
@@ -67,12 +79,14 @@ class Finetune:
         *,
         command: str,
         say: Callable[[str], None],
+        track: Tracker,
     ) -> None:
         self.config = config
         self.problem = problem
         self.directory = directory
         self.command = command
         self.say = say
+        self.track = track
         self.method = METHODS[config.method]
         self.meter = Meter()
         self.scores = Scores(metric=problem.task.metric)
@@ -169,7 +183,7 @@ class Finetune:
         if loaded.head is None or wanted is False or (wanted is None and not loaded.fresh):
             return
         began = time.perf_counter()
-        fitted = fit_head(self.problem)
+        fitted = fit_head(self.problem, self.track)
         seconds = time.perf_counter() - began
         if not fitted.converged:
             self._notes.append("the closed-form head did not reach its tolerance; it is the best found")
@@ -262,6 +276,7 @@ def finetune(
     resume: bool = False,
     watch: Callable[[Meter, Scores], Watcher],
     say: Callable[[str], None] = lambda line: None,
+    track: Tracker = silent,
 ) -> Finished:
     """Fine-tunes a model and leaves config, metrics, journal or save, model, summary and report in the run directory.
 
@@ -272,6 +287,7 @@ def finetune(
         resume: goes on from the last step on disk.
         watch: makes a progress display from the counters and the scores.
         say: is handed a line for people now and then.
+        track: shows how far a long pass is.
 
     Raises:
         ValueError: bad data or choices.
@@ -280,7 +296,7 @@ def finetune(
     problem = build_problem(config, scratch=directory.scratch)
     directory.keep()
     directory.config.write_text(config.to_toml())
-    run = Finetune(config, problem, directory, command=command, say=say)
+    run = Finetune(config, problem, directory, command=command, say=say, track=track)
     try:
         return run.run(resume, watch)
     finally:

@@ -11,38 +11,50 @@ from featherlight.nn.models import Pretrained
 _LAST = re.compile(r"last:(\d+)")
 
 
-def select_trainable(
-    loaded: Pretrained, choice: str, probe: Mapping[str, Tensor], *, freeze_tables: bool = True
-) -> FrozenPrefix | None:
+def select_trainable(loaded: Pretrained, choice: str, probe: Mapping[str, Tensor]) -> FrozenPrefix | None:
     """Sets `requires_grad` of every parameter by the user's choice.
 
     Args:
         loaded: the model.
         choice: "default", "all", "last:N" or a regular expression of parameter names.
         probe: inputs of a small batch, to see in which order modules run.
-        freeze_tables: whether "default" leaves embedding tables out.
 
     Returns:
-        The frozen blocks that come before the first trained one, for "last:N"; else None.
+        The frozen blocks before the first trained one, if nothing before it is trained; else None.
 
     Raises:
         ValueError: the choice fits no parameter, or asks for more blocks than there are.
     """
     names = dict(loaded.model.named_parameters())
     tables = {id(m.weight) for m in loaded.model.modules() if isinstance(m, nn.Embedding)}
-    prefix = None
     if choice == "all":
         chosen = set(names)
     elif choice == "default":
-        chosen = {name for name, parameter in names.items() if not (freeze_tables and id(parameter) in tables)}
+        chosen = {name for name, parameter in names.items() if id(parameter) not in tables}
     elif match := _LAST.fullmatch(choice):
-        chosen, prefix = _last_blocks(loaded.model, int(match[1]), probe, tables)
+        chosen = _last_blocks(loaded.model, int(match[1]), probe, tables)
     else:
         chosen = _matching(choice, names)
     chosen |= {name for name in loaded.fresh if name in names}
     for name, parameter in names.items():
         parameter.requires_grad_(name in chosen)
-    return prefix
+    return _frozen_prefix(loaded.model, probe)
+
+
+def _frozen_prefix(model: nn.Module, probe: Mapping[str, Tensor]) -> FrozenPrefix | None:
+    """The blocks before the first one that is trained, if nothing that runs before it is trained either."""
+    try:
+        _, blocks = find_blocks(model)
+    except ValueError:
+        return None
+    trained = [any(p.requires_grad for p in block.parameters()) for block in blocks]
+    first = trained.index(True) if any(trained) else len(blocks) - 1
+    if first == 0:
+        return None
+    before = modules_before(model, blocks[first], probe)
+    if any(parameter.requires_grad for module in before for parameter in module.parameters(recurse=False)):
+        return None
+    return FrozenPrefix(model, blocks, first)
 
 
 def add_adapters(loaded: Pretrained, rank: int) -> Pretrained:
@@ -86,19 +98,15 @@ def merge_adapters(model: nn.Module) -> None:
             setattr(model.get_submodule(parent), child, module.get_base_layer())
 
 
-def _last_blocks(
-    model: nn.Module, count: int, probe: Mapping[str, Tensor], tables: set[int]
-) -> tuple[set[str], FrozenPrefix | None]:
+def _last_blocks(model: nn.Module, count: int, probe: Mapping[str, Tensor], tables: set[int]) -> set[str]:
     name, blocks = find_blocks(model)
     if not 1 <= count <= len(blocks):
         raise ValueError(
             f"`--trainable last:{count}` asks for {count} blocks, but `{name}` has {len(blocks)}; take 1 to {len(blocks)}."
         )
-    first = len(blocks) - count
-    before = modules_before(model, blocks[first], probe)
+    before = modules_before(model, blocks[len(blocks) - count], probe)
     frozen = {id(parameter) for module in before for parameter in module.parameters()} | tables
-    chosen = {name for name, parameter in model.named_parameters() if id(parameter) not in frozen}
-    return chosen, FrozenPrefix(model, blocks, first) if first else None
+    return {name for name, parameter in model.named_parameters() if id(parameter) not in frozen}
 
 
 def _matching(choice: str, names: Mapping[str, nn.Parameter]) -> set[str]:

@@ -31,7 +31,7 @@ from featherlight.recipes.finetune.rundir import write_model
 from featherlight.recipes.finetune.state import check_base, load_fitted
 from featherlight.recipes.finetune.tasks import LanguageModel, TaskLoss
 from featherlight.recipes.finetune.trainable import add_adapters, merge_adapters
-from featherlight.trainer import read_journal, weights_digest
+from featherlight.trainer import Tracker, read_journal, silent, weights_digest
 
 _BATCH = 32
 
@@ -152,7 +152,7 @@ def generate(trained: Trained, prompt: str, *, max_new_tokens: int, temperature:
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 
-def replay(base: str, journal: Path, out: Path, *, steps: int | None = None) -> dict[str, Any]:
+def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, track: Tracker = silent) -> dict[str, Any]:
     """Rebuilds the trained model from base weights and a journal, without the data.
 
     Args:
@@ -160,6 +160,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None) -> 
         journal: of the run.
         out: directory for the model, which must not exist.
         steps: how many steps are replayed; None takes all.
+        track: shows how far it is.
 
     Returns:
         Steps, the digest of all weights, and a sentence on damage or None.
@@ -179,7 +180,8 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None) -> 
         loaded = add_adapters(loaded, config.lora)
     load_fitted(loaded.model, contents)
     targets = contents.targets(loaded.model)
-    apply_updates(targets, contents.records[:steps], meter=Meter())
+    records = contents.records[:steps]
+    apply_updates(targets, track(records, "replaying", len(records)), meter=Meter())
     if config.lora is not None:
         merge_adapters(loaded.model)
     names = contents.header["labels"]

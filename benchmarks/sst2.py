@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="one seed and a twelfth of the example-forwards")
     parser.add_argument("--forwards", type=int, default=24_000, help="example-forwards a run")
     arguments = parser.parse_args()
-    if "FEATHERLIGHT_DATA" not in os.environ:
+    if not os.environ.get("FEATHERLIGHT_DATA"):
         parser.error("set FEATHERLIGHT_DATA to the folder that holds sst2/")
     forwards, seeds = (arguments.forwards // 12, SEEDS[:1]) if arguments.short else (arguments.forwards, SEEDS)
     name = "sst2_short" if arguments.short else "sst2"

@@ -1,6 +1,32 @@
-"""Property tests draw the same examples every time, are never timed, and fail at the first example they find."""
+"""For all tests: where the real data are, and threads as they were before.
 
+Property tests draw the same examples every time, are never timed, and fail at the first example they find.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
 from hypothesis import Phase, settings
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("featherlight", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 settings.load_profile("featherlight")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sets; skips the test where it is absent."""
+    folder = os.environ.get("FEATHERLIGHT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("the real sets are absent: FEATHERLIGHT_DATA names no folder")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _keep_thread_count() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -3,6 +3,6 @@
 import os
 
 # The profiler that memory is measured with writes two lines to standard error each time unless told so before torch loads.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from featherlight.data import read_plain_text
 from featherlight.report import read_run
 
 COMMON = ("--text", "sentence", "--label", "feeling", "--steps", 6, "--batch", 8)
@@ -136,6 +137,25 @@ def test_language_models(run, models, tmp_path, model, method):
     ).out  # fmt: skip
     scored = run("evaluate", out, "--data", text, "--task", "lm", "--json")
     assert json.loads(scored.out)["perplexity"] > 1
+
+
+def test_a_real_pretrained_language_model_gets_better_at_another_text(run, real_data, tmp_path):
+    """stories260K through the converter, then tuned on Shakespeare: perplexity falls, and falls further with AdamW."""
+    source, model = real_data / "stories260K", tmp_path / "stories"
+    assert run("convert-llama2c", source / "stories260K.bin", source / "tok512.bin", "--out", model).code == 0
+    text = tmp_path / "shakespeare.txt"
+    text.write_text(read_plain_text(real_data / "tiny-shakespeare" / "validation.parquet")[:30_000])
+    common = ("finetune", "--task", "lm", "--model", model, "--train", text, "--batch", 8, "--set", "max_length=64")
+    scores = {}
+    for method, steps in (("zo", 30), ("adamw", 30)):
+        out = tmp_path / method
+        done = run(*common, "--method", method, "--steps", steps, "--out", out)
+        assert done.code == 0, done.err
+        scores[method] = read_run(out).summary.metric
+    assert scores["adamw"].last < scores["adamw"].start
+    assert scores["zo"].last < scores["zo"].start
+    assert scores["adamw"].last < scores["zo"].last
+    assert run("generate", tmp_path / "zo", "--prompt", "Once upon", "--max-new-tokens", 10).out.startswith("Once upon")
 
 
 def test_the_resolved_config_runs_again_to_the_same_model(run, models, reviews, tmp_path):

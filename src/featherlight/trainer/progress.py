@@ -108,9 +108,8 @@ class LineProgress:
         texts = self._status.update(info)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
-            self._console.print(
-                f"{info.progress:4.0%}  " + "  ".join(text for text in texts.values() if text), highlight=False
-            )
+            line = f"{info.progress:4.0%}  " + "  ".join(text for text in texts.values() if text)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self

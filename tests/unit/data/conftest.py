@@ -1,22 +1,13 @@
-"""What the tests of this room share: the folder of real sets, and small tokenizers built on the spot."""
+"""What the tests of this room share: small tokenizers built on the spot."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    folder = os.environ.get("FEATHERLIGHT_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("the real sets are absent: FEATHERLIGHT_DATA names no folder")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")

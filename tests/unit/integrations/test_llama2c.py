@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import string
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -88,11 +87,8 @@ def sources(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    root = os.environ.get("FEATHERLIGHT_DATA")
-    if root is None or not (Path(root) / "stories260K" / "stories260K.bin").is_file():
-        pytest.skip("needs the stories260K model: set FEATHERLIGHT_DATA to the folder of data sets")
-    return Path(root) / "stories260K"
+def real(real_data: Path) -> Path:
+    return real_data / "stories260K"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,7 +179,7 @@ def replay(
         return
     typer.echo(f"replayed {done['steps']:,} steps to {out}\nsha256 of the weights {done['sha256']}")
     if done["damage"] is not None:
-        _console.print(f"[yellow]note:[/] {done['damage']}", highlight=False)
+        _console.print(f"note: {done['damage']}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -215,20 +214,22 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(standalone_mode=True)
-    except tomllib.TOMLDecodeError as error:
-        _fail(f"not valid TOML: {error}", 2)
     except ValueError as error:
         _fail(str(error), 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        _fail(
+            "the memory is used up. Lower `--batch` or `--set micro_batch=1`, or train fewer blocks (`--trainable last:2`).",
+            1,
+        )
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"the system refused: {error.strerror or error}{where}. What was complete is still on disk.", 1)
-    except KeyboardInterrupt:
-        _fail("stopped at once; the last complete step is on disk.", 130)
 
 
 def _fail(sentence: str, code: int) -> None:
-    _console.print(f"[bold red]error:[/] {sentence}", highlight=False, soft_wrap=True, markup=True)
+    from rich.markup import escape
+
+    _console.print(f"[bold red]error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     sys.exit(code)

@@ -58,8 +58,8 @@ class BatchObjective:
         batch: tensors by name, each with B rows.
         loss: `loss(model, batch) -> (B,)`, the losses of the single examples.
         micro_batch: rows per forward pass; None runs the batch as a whole.
-        dropout_seed: seeds the random state that dropout reads. It is put in place for the pass and taken away after
-            it, so that the generators of the process are left as they were.
+        dropout_seed: seeds the random state that dropout reads; give each step its own, or all see the same masks. The
+            state is put in place for the pass and taken away after it, so that the process's generators stay as they were.
         meter: counts forward and backward examples and tokens.
     """
 

@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(run, models, reviews, t
 
     monkeypatch.setattr(module.Finetune, "_objective", interrupting)
     stopped = run(*arguments, "--out", parts)
-    assert stopped.code == 0
+    assert stopped.code == 130
     assert f"featherlight finetune --resume {parts}" in stopped.err
     monkeypatch.setattr(module.Finetune, "_objective", real)
     resumed = run("finetune", "--resume", parts)

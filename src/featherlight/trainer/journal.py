@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order import StepRecord, Target
-from featherlight.trainer.files import sync_directory
+from featherlight.trainer.files import write_atomically
 
 MAGIC = b"FLJOURN1"
 _RECORD = struct.Struct("<BBIQfH")
@@ -130,17 +130,16 @@ class JournalWriter:
 
     def _begin(self, targets: Sequence[Target]) -> FileIO:
         header = {"format": 1, **self._header, "parameters": [_describe(target) for target in targets]}
-        file = self.path.open("xb", buffering=0)
-        sync_directory(self.path.parent)
         text = json.dumps(header).encode()
         blob = save({name: tensor.detach().contiguous() for name, tensor in self._fitted.items()})
         parts = _checked(struct.pack("<I", len(text)) + text) + _checked(struct.pack("<Q", len(blob)) + blob)
-        try:
-            self._write(file, MAGIC + parts)
-        except OSError:
-            file.close()
-            self.path.unlink()
-            raise
+        if self.path.exists():
+            raise ValueError(
+                f"{self.path} exists already; a journal is never overwritten. Resume it, or give another path."
+            )
+        self._meter.bytes_written += write_atomically(self.path, lambda file: file.write(MAGIC + parts))
+        file = self.path.open("r+b", buffering=0)
+        file.seek(0, os.SEEK_END)
         return file
 
     def _write(self, file: FileIO, data: bytes) -> None:
@@ -242,7 +241,11 @@ def _part(data: bytes, start: int, length_format: str) -> tuple[bytes | None, in
 
 
 def _decode_record(body: bytes) -> StepRecord:
-    _, groups, step, seed, scale, count = _RECORD.unpack_from(body)
+    kind, groups, step, seed, scale, count = _RECORD.unpack_from(body)
+    if kind != _STEP_KIND:
+        raise ValueError(
+            f"the journal has a record of kind {kind}, which this version does not know. Update featherlight."
+        )
     pairs = struct.unpack_from(f"<{2 * groups}f", body, _RECORD.size)
     coefficients = np.frombuffer(body, dtype="<i2", count=count, offset=_RECORD.size + 8 * groups)
     return StepRecord(

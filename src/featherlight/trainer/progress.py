@@ -32,7 +32,7 @@ def tracker(console: Console) -> Tracker:
     def show(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
         if console.is_terminal:
             return track(items, description=what, total=total, console=console, transient=True)
-        console.print(what, highlight=False)
+        console.print(what, highlight=False, markup=False)
         return items
 
     return show

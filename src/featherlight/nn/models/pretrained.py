@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from featherlight.nn.models.sentence_classifier import SentenceClassifier
@@ -84,7 +85,7 @@ def load_pretrained(
             if num_outputs is not None and (path / "modules.json").is_file():
                 return _load_sentence_model(path, tokenizer, num_outputs, generator, dtype)
             return _load_transformers_model(source, tokenizer, num_outputs, generator, dtype)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"no model could be loaded from {source}: {reason} Pass a directory with config.json, weights and tokenizer; "

@@ -71,7 +71,8 @@ class SentenceClassifier(nn.Module):
         with torch.no_grad():
             model.head.weight.normal_(0, 0.02, generator=generator)
             model.head.bias.zero_()
-        model.has_trained_head = "Dense" in kinds and model._load_head(path / modules[-1]["path"])
+        if "Dense" in kinds:
+            model.has_trained_head = model._load_head(path / modules[kinds.index("Dense")]["path"])
         return model
 
     def _load_head(self, path: Path) -> bool:
@@ -103,7 +104,9 @@ class SentenceClassifier(nn.Module):
         """
         modules = json.loads((self.source / "modules.json").read_text())
         modules = [module for module in modules if module["type"].endswith((".Transformer", ".Pooling"))]
-        skipped = shutil.ignore_patterns("*.safetensors", "*.bin", "*.onnx", "onnx", "*_Dense", "*_Normalize", ".*")
+        skipped = shutil.ignore_patterns(
+            "*.safetensors", "*.bin", "*.onnx", "onnx", "*_Dense", "*_Normalize", ".*", "README.md"
+        )
         shutil.copytree(self.source, path, ignore=skipped)
         encoder: Any = self.encoder
         encoder.config.update(labels)

@@ -75,7 +75,7 @@ def draw_gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def direction_of_example(num_examples: int, count: int | None) -> Int[Tensor, "B"]:
     """The direction that each of B examples carries: `count` runs of equal length, or as equal as can be."""
-    count = num_examples if count is None else min(count, num_examples)
+    count = min(num_examples, MAX_DIRECTIONS if count is None else count)
     return torch.arange(num_examples) * count // num_examples
 
 

@@ -165,9 +165,9 @@ def _affine(
     """`normed * weight + bias` with the parameters of each example; `channels`: they stand at dimension 1."""
     trailing = normed.ndim - 2 if channels else 0
     scale, shift = (p if p is None else _per_example(view, p, normed, trailing) for p in (weight, bias))
-    if scale is None or shift is None:
-        return normed if scale is None else normed.mul_(scale)
-    return torch.addcmul(shift, normed, scale)
+    if scale is None:
+        return normed if shift is None else normed.add_(shift)
+    return normed.mul_(scale) if shift is None else torch.addcmul(shift, normed, scale)
 
 
 def _per_example(view: View, tensor: Any, activation: Any, trailing: int = 0) -> Any:

@@ -220,13 +220,19 @@ class ZerothOrderSGD(Optimizer):
 
     def keep_targets(self, kept: Collection[int], shared: Collection[int]) -> None:
         """Takes over from an earlier part of the run which targets (by index) are trained, and which share directions."""
-        targets = targets_of(self.model, self.param_groups)
-        self.targets = [target for target in targets if target.index in kept]
+        targets = {target.index: target for target in targets_of(self.model, self.param_groups)}
+        if missing := set(kept) - set(targets):
+            raise ValueError(
+                f"the run trained parameters that this optimizer does not have (numbers {sorted(missing)[:4]}), so it cannot "
+                "go on. Choose the same trained parameters of the same model."
+            )
+        self.targets = [target for index, target in targets.items() if index in kept]
         for target in self.targets:
             target.shared = target.index in shared
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
+        """A copy writes to no journal: two optimizers must not append to one."""
+        return {name: value for name, value in self.__dict__.items() if name != "step"} | {"journal": None}
 
 
 def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Target]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from featherlight.meter import Meter
@@ -39,7 +40,7 @@ def run(
 
     Raises:
         ValueError: with a sentence, for anything that is wrong with what the user asked.
-        typer.Exit: with code 3 after a loss that was not finite.
+        typer.Exit: with code 3 after a loss that was not finite, 130 after Ctrl-C.
     """
     if resume is not None:
         if given or config_file or changes or lr is not None or out is not None:
@@ -51,7 +52,7 @@ def run(
         config = merged_config(given, lr=lr, config_file=config_file, changes=changes)
         path = out if out is not None else Path("runs") / default_name(config)
     if dry_run and config is not None:
-        show_plan(config, console)
+        show_plan(config, console, as_json=as_json)
         return
 
     def watch(meter: Meter, scores: Scores) -> Watcher:
@@ -59,7 +60,7 @@ def run(
         return display(console, meter, scores.text)
 
     def say(line: str) -> None:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with RunDirectory.open(path, resume=resume is not None) as directory:
         config = config if config is not None else read_config(directory.config)
@@ -67,8 +68,8 @@ def run(
             config, directory, command=typed, resume=resume is not None, watch=watch, say=say, track=tracker(console)
         )
     tell(finished, as_json=as_json, console=console)
-    if finished.error is not None:
-        raise typer.Exit(3)
+    if finished.stopped != "finished":
+        raise typer.Exit(130 if finished.error is None else 3)
 
 
 def merged_config(
@@ -82,7 +83,7 @@ def merged_config(
     if "steps" in given and "minutes" not in given:
         values.pop("minutes", None)
     if lr is not None:
-        values["optimizer"] = {**values.get("optimizer", {}), "lr": lr}
+        set_key(values, f"optimizer.lr={lr!r}")
     return config_from_mapping(values, source=str(config_file or "the command line"))
 
 
@@ -97,6 +98,8 @@ def set_key(values: dict[str, Any], change: str) -> None:
     *path, last = key.split(".")
     for part in path:
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"`--set {change}` asks for a key below `{part}`, which is a value. Set `{part}` itself.")
     values[last] = value
 
 
@@ -106,15 +109,18 @@ def default_name(config: FinetuneConfig) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-") for part in parts)
 
 
-def show_plan(config: FinetuneConfig, console: Console) -> None:
+def show_plan(config: FinetuneConfig, console: Console, *, as_json: bool) -> None:
     """Loads everything and prints what a run would do."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
         problem = build_problem(config, scratch=Path(scratch))
+        if as_json:
+            typer.echo(json.dumps(dict(plan_rows(config, problem))))
+            return
         table = Table(title="dry run", show_header=False)
         for name, value in plan_rows(config, problem):
-            table.add_row(name, value)
+            table.add_row(name, escape(value))
     console.print(table, highlight=False)
 
 
@@ -146,7 +152,7 @@ def tell(finished: Finished, *, as_json: bool, console: Console) -> None:
         typer.echo(headline(read_run(finished.path)))
         typer.echo(f"model:  {finished.path / 'model'}\nreport: {finished.path / 'report.html'}")
     if finished.error is not None:
-        console.print(f"[bold red]error:[/] {finished.error}", highlight=False, soft_wrap=True)
+        console.print(f"error: {finished.error}", highlight=False, markup=False, soft_wrap=True, style="red")
     elif finished.stopped == "interrupted":
         console.print(
             f"stopped after step {finished.steps:,}; go on with:\n  {RunDirectory(path=finished.path).resume_command}",

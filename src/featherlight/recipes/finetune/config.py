@@ -40,6 +40,10 @@ class OptimizerConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be a finite positive number; got {value}.")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"`weight_decay` must be a finite number of at least 0; got {self.weight_decay}.")
+        if self.directions is not None and not 1 <= self.directions <= 4096:
+            raise ValueError(f"`directions` must be between 1 and 4096 a batch; got {self.directions}.")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -42,6 +42,7 @@ class Problem:
         caches: hidden states of each set at the first trained block; empty without a frozen prefix.
         base_digest: of the weights that come from the model's source.
         device: where the model is.
+        tokens_at_once: of a pass without gradients: no more than a training pass has, and no more than 8192.
     """
 
     loaded: Pretrained
@@ -52,6 +53,7 @@ class Problem:
     caches: dict[int, PrefixCache]
     base_digest: str
     device: torch.device
+    tokens_at_once: int
 
     @property
     def labels(self) -> Labels | None:
@@ -72,7 +74,7 @@ class Problem:
         order = which[data.lengths[which].argsort(stable=True)].tolist()
         rows = []
         while order:
-            count = max(1, _EVALUATION_TOKENS // data.length(order[-1]))
+            count = max(1, self.tokens_at_once // data.length(order[-1]))
             rows.append(order[-count:])
             order = order[:-count]
         return Batches(self, data, rows)
@@ -147,7 +149,7 @@ def _build(
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model.to(device)
-    prefix = None
+    prefix, hidden = None, None
     if config.lora is not None:
         with seeded_random(config.seed, torch.device("cpu")):
             loaded = add_adapters(loaded, config.lora)
@@ -157,7 +159,9 @@ def _build(
         prefix = select_trainable(loaded, config.trainable, probe)
     caches = {}
     if prefix is not None:
-        hidden = _check_prefix(prefix, TaskLoss(task, prefix), {n: t.to(device) for n, t in train.batch([0]).items()})
+        hidden = _probe_prefix(prefix, TaskLoss(task, prefix), {n: t.to(device) for n, t in train.batch([0]).items()})
+        prefix = None if hidden is None else prefix
+    if prefix is not None and hidden is not None:
         for name, data in (("train", train), ("valid", valid)):
             caches[id(data)] = PrefixCache(prefix, data.lengths, like=hidden, file=scratch / f"{name}.prefix.npy")
     return Problem(
@@ -169,6 +173,7 @@ def _build(
         caches=caches,
         base_digest=digest,
         device=device,
+        tokens_at_once=min(_EVALUATION_TOKENS, (config.micro_batch or config.batch) * int(train.lengths.max())),
     )
 
 
@@ -211,17 +216,18 @@ def _language_data(config: FinetuneConfig, loaded: Pretrained) -> tuple[EncodedT
 
 
 @torch.no_grad()
-def _check_prefix(prefix: FrozenPrefix, loss: TaskLoss, batch: dict[str, Tensor]) -> Tensor:
-    """Hidden states of a batch; raises ValueError if the suffix on them does not give what the whole model gives."""
-    hidden = prefix.hidden({name: tensor for name, tensor in batch.items() if name != "labels"})
+def _probe_prefix(prefix: FrozenPrefix, loss: TaskLoss, batch: dict[str, Tensor]) -> Tensor | None:
+    """Hidden states of a batch, or None where running the suffix on them does not give what the whole model gives.
+
+    Blocks that hand on more than hidden states (T5's position bias) cannot be passed over; then the model runs whole.
+    """
     whole = loss.logits(prefix.model, batch)
-    suffix = loss.logits(prefix.model, batch | {"prefix_hidden": hidden})
-    if not torch.allclose(whole, suffix, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
-        raise ValueError(
-            f"the blocks of {type(prefix.model).__name__} hand on more than hidden states, so its last ones cannot be run "
-            "alone. Use `--trainable` with a regular expression instead of last:N."
-        )
-    return hidden
+    try:
+        hidden = prefix.hidden({name: tensor for name, tensor in batch.items() if name != "labels"})
+        suffix = loss.logits(prefix.model, batch | {"prefix_hidden": hidden})
+    except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError):
+        return None
+    return hidden if torch.allclose(whole, suffix, rtol=1e-2, atol=1e-2 * float(whole.abs().max())) else None
 
 
 def _require_labels(rows: TextRows) -> list:

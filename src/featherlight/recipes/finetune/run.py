@@ -38,6 +38,7 @@ from featherlight.trainer import (
     silent,
     write_save,
 )
+from featherlight.trainer.files import write_atomically
 
 _PROFILED_STEPS = 2
 _SHAPES: dict[str, Callable[[float], float]] = {"constant": lambda _: 1.0, "linear": lambda progress: 1 - progress}
@@ -105,7 +106,7 @@ class Finetune:
         journal, optimizer = self._start(resume)
         shape = _SHAPES[self.config.optimizer.schedule]
         scheduler = LambdaLR(optimizer, lambda _: shape(self.clock.progress))
-        memory = measure_memory(self.problem, self._batch_objective(self.clock.step, self.problem.loss))
+        memory = measure_memory(self.problem, self._batch_objective(self.clock.step, self.problem.loss, Meter()))
         stopped, error = "finished", None
         self.model.train(self.method.dropout)
         watcher = watch(self.meter, self.scores)
@@ -120,9 +121,9 @@ class Finetune:
         except NonFiniteLossError as nan:
             stopped, error = "nan loss", str(nan)
             self._notes.append(error)
-        self._evaluate("eval")
-        if not self.method.replayable:
+        if not self.method.replayable and stopped != "nan loss":
             self.save(optimizer)
+        self._evaluate("eval")
         self._leave(memory, stopped)
         return Finished(
             path=self.directory.path,
@@ -167,6 +168,8 @@ class Finetune:
     def _start(self, resume: bool) -> tuple[JournalWriter | None, Optimizer]:
         found = self.directory.find_state() if resume else None
         if found is None:
+            if resume:
+                self.say("nothing was saved yet, so the run starts again from step 0")
             self.log.truncate_after(-1)
             self._evaluate("eval")
             self._head_start()
@@ -211,16 +214,16 @@ class Finetune:
         self.log.write(kind, **values | extra)
 
     def _objective(self, step: int) -> BatchObjective:
-        return self._batch_objective(step, _finite(self.problem.loss, step, self._indices(step)))
+        return self._batch_objective(step, _finite(self.problem.loss, step, self._indices(step)), self.meter)
 
-    def _batch_objective(self, step: int, loss: PerExampleLoss) -> BatchObjective:
+    def _batch_objective(self, step: int, loss: PerExampleLoss, meter: Meter) -> BatchObjective:
         return BatchObjective(
             self.model,
             self.problem.batch(self.problem.train, self._indices(step)),
             loss,
             micro_batch=self.config.micro_batch,
             dropout_seed=(self.config.seed + step) % (1 << 63),
-            meter=self.meter,
+            meter=meter,
         )
 
     def _indices(self, step: int) -> list[int]:
@@ -247,6 +250,8 @@ class Finetune:
             notes=self._notes,
         )
         write_summary(self.directory.summary, outcome)
+        if stopped == "finished":
+            self.directory.save.unlink(missing_ok=True)
         write_report([read_run(self.directory.path)], self.directory.report)
 
 
@@ -295,7 +300,8 @@ def finetune(
     say(f"loading {config.model} and {config.train}")
     problem = build_problem(config, scratch=directory.scratch)
     directory.keep()
-    directory.config.write_text(config.to_toml())
+    if not resume:
+        write_atomically(directory.config, lambda file: file.write(config.to_toml().encode()))
     run = Finetune(config, problem, directory, command=command, say=say, track=track)
     try:
         return run.run(resume, watch)

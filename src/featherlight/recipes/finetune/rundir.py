@@ -2,10 +2,11 @@
 
 import fcntl
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,25 +76,29 @@ class RunDirectory:
         Raises:
             ValueError: it exists already, does not exist, is finished, is in use, or cannot be written to.
         """
+        if not resume and is_abandoned(path):
+            shutil.rmtree(path)
         _check(path, resume=resume)
-        directory = cls(path=path, _kept=resume)
         try:
-            directory.scratch.mkdir(parents=True, exist_ok=resume)
+            path.mkdir(parents=True, exist_ok=resume)
             lock = (path / ".lock").open("w")
         except OSError as error:
             raise ValueError(
                 f"the run directory {path} cannot be written to ({error.strerror}). Choose another one with `--out`."
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield directory
-        except BlockingIOError:
-            raise ValueError(f"another process is writing to {path}; wait for it or stop it.") from None
-        finally:
-            lock.close()
-            shutil.rmtree(directory.scratch, ignore_errors=True)
-            if not directory._kept:
-                shutil.rmtree(path, ignore_errors=True)
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is writing to {path}; wait for it or stop it.") from None
+            directory = cls(path=path, _kept=resume)
+            try:
+                directory.scratch.mkdir(exist_ok=True)
+                yield directory
+            finally:
+                shutil.rmtree(directory.scratch, ignore_errors=True)
+                if not directory._kept:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def keep(self) -> None:
         """From now on the directory stays, whatever happens."""
@@ -112,15 +117,34 @@ class RunDirectory:
 
 def write_model(path: Path, loaded: Pretrained, labels: dict[str, Any]) -> None:
     """Writes a model directory beside and renames it to `path`, in the place of an earlier one."""
-    beside = path.with_name(path.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    with quiet_loading():
-        save_pretrained(loaded, beside, labels)
-    shutil.rmtree(path, ignore_errors=True)
-    beside.rename(path)
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        with quiet_loading():
+            save_pretrained(loaded, beside, labels)
+        if path.exists():
+            path.rename(old)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a run was killed there while it was loading, before it had a config: nothing in it is of use."""
+    own = {".lock", "scratch", "metrics.jsonl"}
+    if not path.is_dir() or not (path / ".lock").is_file() or any(one.name not in own for one in path.iterdir()):
+        return False
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _check(path: Path, *, resume: bool) -> None:
+    if path.is_file():
+        raise ValueError(f"{path} is a file, and a run needs a directory of its own. Give another `--out`.")
     if not resume and path.exists():
         raise ValueError(
             f"the run directory {path} exists already, and a run never overwrites another. Give another `--out`, or go on "
@@ -130,6 +154,8 @@ def _check(path: Path, *, resume: bool) -> None:
         return
     if not (path / "config.toml").is_file():
         raise ValueError(f"{path} is not a run directory (it has no config.toml), so there is nothing to resume.")
-    summary = path / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text()).get("stopped") == "finished":
+    summary, finished = path / "summary.json", False
+    with suppress(json.JSONDecodeError):
+        finished = summary.is_file() and json.loads(summary.read_text()).get("stopped") == "finished"
+    if finished:
         raise ValueError(f"the run {path} is finished; there is nothing to resume. Look at {path / 'report.html'}.")

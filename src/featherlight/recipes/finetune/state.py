@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,9 +61,15 @@ def restore(run: Finetune, optimizer: Optimizer, found: FoundState) -> None:
         _check_origin(run, found.journal)
         load_fitted(run.model, found.journal)
         kept = found.journal.header["parameters"]
+        kept_names = {target.name for target in found.journal.targets(run.model)}
         optimizer.keep_targets(
             {entry["index"] for entry in kept}, {entry["index"] for entry in kept if entry["shared"]}
         )
+        if {target.name for target in optimizer.targets} != kept_names:
+            raise ValueError(
+                f"{run.directory.path} was started with other trained parameters than its config.toml now chooses. "
+                "Restore the config."
+            )
         optimizer.replay(found.journal.records)
         run.clock.step = len(found.journal.records)
     elif found.save is not None:
@@ -106,4 +113,8 @@ def _read_log(run: Finetune) -> None:
             run.clock.seconds = entry["seconds"]
             run.meter.example_forwards = max(run.meter.example_forwards, entry["forwards"])
         else:
-            run.scores.add(entry["kind"], float(entry["value"] or 0.0), float(entry["loss"] or 0.0))
+            run.scores.add(entry["kind"], _number(entry["value"]), _number(entry["loss"]))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,6 +1,7 @@
 """What a run leaves for people: scores, memory, counters, and where they are written."""
 
 import json
+import math
 import platform
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from featherlight.objective import BatchObjective
 from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.finetune.problem import Problem
 from featherlight.trainer import Clock
+from featherlight.trainer.files import write_atomically
 
 LOWER_IS_BETTER = frozenset({"perplexity"})
 _PROBED_EXAMPLES = 2
@@ -31,7 +33,8 @@ class Scores:
 
     @property
     def best(self) -> float:
-        return min(self.values) if self.metric in LOWER_IS_BETTER else max(self.values)
+        finite = [value for value in self.values if math.isfinite(value)] or [math.nan]
+        return min(finite) if self.metric in LOWER_IS_BETTER else max(finite)
 
     def add(self, kind: str, value: float, loss: float) -> None:
         """Takes down a score; `kind` is "head_start" or "eval"."""
@@ -151,7 +154,15 @@ def write_summary(path: Path, outcome: Outcome) -> None:
         "stopped": outcome.stopped,
         "notes": outcome.notes,
     }
-    path.write_text(json.dumps(summary, indent=1))
+    text = json.dumps(_finite(summary), indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what is not finite, since JSON has no word for it."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _confusion(problem: Problem, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -58,10 +59,12 @@ def _frozen_prefix(model: nn.Module, probe: Mapping[str, Tensor]) -> FrozenPrefi
 
 
 def add_adapters(loaded: Pretrained, rank: int) -> Pretrained:
-    """Puts LoRA adapters of `rank` on the linear layers of the model, with PEFT; they and a fresh head are trained.
+    """Puts LoRA adapters of `rank` on the linear layers of the model, with PEFT; they and what is fresh are trained.
+
+    Layers whose weight is tied to an embedding and layers that are themselves fresh are left as they are.
 
     Raises:
-        ValueError: PEFT is not installed.
+        ValueError: PEFT is not installed, or no layer is left to adapt.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -69,22 +72,28 @@ def add_adapters(loaded: Pretrained, rank: int) -> Pretrained:
         raise ValueError(
             "`--lora` needs the package peft, which is not installed. Run `pip install featherlight[lora]`."
         ) from None
-    heads = {id(loaded.head)}
-    linear = [name for name, m in loaded.model.named_modules() if isinstance(m, nn.Linear) and id(m) not in heads]
-    before = set(loaded.model.state_dict())
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), loaded.model)
-    fresh_heads = {name for name in loaded.fresh if name in dict(loaded.model.named_parameters())}
-    adapters = {name for name in loaded.model.state_dict() if ".lora_" in name} - before
+    from transformers.pytorch_utils import Conv1D
+
+    tables = {id(m.weight) for m in loaded.model.modules() if isinstance(m, nn.Embedding)}
+    fresh = {name for name, _ in loaded.model.named_parameters() if name in loaded.fresh}
+    layers = {
+        name: type(module) is Conv1D
+        for name, module in loaded.model.named_modules()
+        if type(module) in (nn.Linear, Conv1D)
+        and id(module.weight) not in tables
+        and module is not loaded.head
+        and not any(one.startswith(f"{name}.") for one in fresh)
+    }
+    if not layers:
+        raise ValueError(
+            f"{type(loaded.model).__name__} has no linear layer for adapters to go on. Use `--trainable` instead of `--lora`."
+        )
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(layers), fan_in_fan_out=any(layers.values()))
+    inject_adapter_in_model(config, loaded.model)
+    adapters = {name for name, _ in loaded.model.named_parameters() if ".lora_" in name}
     for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_(name in adapters | fresh_heads)
-    return Pretrained(
-        model=loaded.model,
-        tokenizer=loaded.tokenizer,
-        fresh=frozenset(adapters | fresh_heads),
-        head=loaded.head,
-        max_length=loaded.max_length,
-        path=loaded.path,
-    )
+        parameter.requires_grad_(name in adapters | fresh)
+    return replace(loaded, fresh=frozenset(adapters | fresh))
 
 
 def merge_adapters(model: nn.Module) -> None:

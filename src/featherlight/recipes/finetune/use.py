@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ def load_trained(path: Path, *, language: bool = False) -> Trained:
     loaded = load_pretrained(str(source), num_outputs=labels.num_outputs, generator=generator)
     if loaded.fresh:
         raise ValueError(f"{path} has no trained classification head, so it cannot predict. Fine-tune it first.")
+    if config is not None and config.max_length is not None:
+        loaded = replace(loaded, max_length=min(config.max_length, loaded.max_length))
     text, label = ((), None) if config is None else (config.text, config.label)
     return Trained(loaded=_ready(loaded), labels=labels, text=text, label=label)
 
@@ -163,7 +165,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
         track: shows how far it is.
 
     Returns:
-        Steps, the digest of all weights, and a sentence on damage or None.
+        Steps, the digest of all weights (with adapters not yet merged), and a sentence on damage or None.
 
     Raises:
         ValueError: another base model, a damaged header, or an `out` that exists.
@@ -182,6 +184,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     targets = contents.targets(loaded.model)
     records = contents.records[:steps]
     apply_updates(targets, track(records, "replaying", len(records)), meter=Meter())
+    digest = weights_digest(dict(loaded.model.named_parameters()))
     if config.lora is not None:
         merge_adapters(loaded.model)
     names = contents.header["labels"]
@@ -190,7 +193,6 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_model(out, loaded, labels)
-    digest = weights_digest(dict(loaded.model.named_parameters()))
     return {"steps": len(contents.records[:steps]), "sha256": digest, "damage": contents.damage}
 
 

@@ -40,12 +40,13 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny models bert, sentence, gpt2 and llama."""
+    """A folder with the tiny models bert, sentence, gpt2, llama and t5."""
     folder = tmp_path_factory.mktemp("models")
     tiny_models.bert(folder / "bert")
     tiny_models.sentence_model(folder / "sentence")
     tiny_models.gpt2(folder / "gpt2")
     tiny_models.llama(folder / "llama")
+    tiny_models.t5(folder / "t5")
     return folder
 
 

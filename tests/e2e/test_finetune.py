@@ -95,6 +95,36 @@ def test_replay_rebuilds_the_model_to_the_same_bits(run, models, reviews, tmp_pa
     assert not same(all_weights(out / "model"), renamed(all_weights(tmp_path / "start"), "start"))
 
 
+def test_adapters_on_a_tied_language_model_are_merged_to_what_was_trained(run, models, tmp_path):
+    pytest.importorskip("peft")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat and the dog sat . the film was good and the plot was bad . " * 40)
+    out = tmp_path / "run"
+    done = run(
+        "finetune", "--task", "lm", "--model", models / "gpt2", "--train", text, "--valid", text, "--lora", 2,
+        "--method", "adamw", "--lr", 0.01, "--steps", 8, "--batch", 4, "--set", "max_length=32", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    summary = read_run(out).summary
+    assert summary is not None
+    scored = run("evaluate", out, "--data", text, "--task", "lm", "--json")
+    assert json.loads(scored.out)["perplexity"] == pytest.approx(summary.metric.last, rel=1e-3)
+    assert summary.metric.last < summary.metric.start
+
+
+def test_a_model_whose_blocks_cannot_be_passed_over_runs_whole(run, models, reviews, tmp_path):
+    out = tmp_path / "run"
+    done = run("finetune", "--model", models / "t5", "--train", reviews, *COMMON, "--trainable", "last:1", "--out", out)
+    assert done.code == 0, done.err
+
+
+def test_a_run_killed_while_loading_leaves_its_place_free(run, models, reviews, tmp_path):
+    out = tmp_path / "run"
+    (out / "scratch").mkdir(parents=True)
+    (out / ".lock").touch()
+    assert run("finetune", "--model", models / "bert", "--train", reviews, *COMMON, "--out", out).code == 0
+
+
 def test_regression_and_pairs(run, models, reviews, tmp_path):
     rows = [json.loads(line) for line in reviews.read_text().splitlines()]
     table = tmp_path / "pairs.jsonl"

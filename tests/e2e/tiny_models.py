@@ -13,6 +13,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 WORDS = (
@@ -116,5 +118,23 @@ def llama(path: Path) -> Path:
         eos_token_id=3,
     )
     seeded(lambda: LlamaForCausalLM(config)).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def t5(path: Path) -> Path:
+    """An encoder-decoder with relative positions."""
+    config = T5Config(
+        vocab_size=20,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+    )
+    seeded(lambda: T5ForConditionalGeneration(config)).save_pretrained(path)
     tokenizer().save_pretrained(path)
     return path

@@ -6,7 +6,8 @@
 Two protocols, each method tuned with the same number of learning rates on a seed that is not reported:
 `published` is that of the MeZO paper (512 training rows, a fresh random head, no head start); `all rows` starts from a
 head fitted in closed form on frozen features. The last two blocks are trained and the frozen ones run once for every
-method. An example that goes through a forward pass counts as one example-forward, for AdamW too.
+method. `zo` perturbs and moves the head further than the body (`head_scale`); what that does alone is shown by a row
+without it. An example that goes through a forward pass counts as one example-forward, for AdamW too.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import os
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "all rows": {"rows": None, "head_start": True},
 }
 FORWARDS_PER_STEP = {"zo": 2, "mezo": 2, "adamw": 1}
+ONE_SCALE = "zo, head_scale 1"
 LEARNING_RATES = {
     ("published", "zo"): (1e-3, 3e-3, 1e-2),
+    ("published", ONE_SCALE): (1e-3, 3e-3, 1e-2),
     ("published", "mezo"): (1e-4, 3e-4, 1e-3),
     ("published", "adamw"): (5e-5, 2e-4, 5e-4),
     ("published, head start", "zo"): (3e-4, 1e-3, 3e-3),
@@ -74,25 +76,27 @@ def training_file(rows: int | None, seed: int, folder: Path) -> Path:
 def one_run(protocol: str, method: str, lr: float, seed: int, forwards: int, folder: Path) -> dict[str, Any]:
     """Trains once; the smoothed training loss and dev scores against example-forwards, and the final test accuracy."""
     settings = PROTOCOLS[protocol]
+    optimizer = OptimizerConfig(lr=lr, head_scale=1.0) if method == ONE_SCALE else OptimizerConfig(lr=lr)
+    method_name = "zo" if method == ONE_SCALE else method
     config = FinetuneConfig(
         model="minilm",
         train=str(training_file(settings["rows"], seed, folder)),
         valid=str(data("validation")),
         text=("sentence",),
         label="label",
-        method=method,  # pyright: ignore[reportArgumentType]
+        method=method_name,  # pyright: ignore[reportArgumentType]
         trainable="last:2",
         head_start=settings["head_start"],
-        steps=forwards // (FORWARDS_PER_STEP[method] * BATCH),
+        steps=forwards // (FORWARDS_PER_STEP[method_name] * BATCH),
         batch=BATCH,
         seed=seed,
         evaluations=8,
-        optimizer=OptimizerConfig(lr=lr),
+        optimizer=optimizer,
     )
     path = folder / f"run-{time.monotonic_ns()}"
     began = time.perf_counter()
     with RunDirectory.open(path, resume=False) as directory:
-        finetune(replace(config), directory, command="", watch=lambda meter, scores: _Quiet())
+        finetune(config, directory, command="", watch=lambda meter, scores: _Quiet())
     seconds = time.perf_counter() - began
     record = read_run(path)
     assert record.summary is not None
@@ -188,7 +192,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Smoothed training loss against example-forwards, one line a run."""
     from matplotlib.figure import Figure
 
-    colours = {"zo": "#0072b2", "mezo": "#d55e00", "adamw": "#009e73"}
+    colours = {"zo": "#0072b2", ONE_SCALE: "#56b4e9", "mezo": "#d55e00", "adamw": "#009e73"}
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
     figure = Figure(figsize=(4.5 * len(protocols), 3.8), layout="constrained")
     for axes, protocol in zip(figure.subplots(1, len(protocols), squeeze=False)[0], protocols, strict=True):

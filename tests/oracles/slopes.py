@@ -9,9 +9,15 @@ from featherlight.optim import SPSA, RankOneSigns
 from featherlight.optim.zeroth_order import Target, targets_of
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator
 
+SCALES = (1.0, 3.0, 0.5)
+
 
 def trained(model: nn.Module) -> list[Target]:
-    return targets_of(model, [{"params": [p for p in model.parameters() if p.requires_grad]}])
+    """All that require a gradient, at three scales in turn."""
+    targets = targets_of(model, [{"params": [p for p in model.parameters() if p.requires_grad]}])
+    for number, target in enumerate(targets):
+        target.scale = SCALES[number % len(SCALES)]
+    return targets
 
 
 def fused_estimate(
@@ -22,10 +28,9 @@ def fused_estimate(
     measured = evaluator.measure(objective, targets, SignStream(seed=seed, step=step))
     estimate = [torch.zeros_like(target.parameter, dtype=torch.float64) for target in targets]
     for number, slope in enumerate(measured.slopes):
-        for total, dense in zip(
-            estimate, RankOneSigns(count).dense(targets, seed=seed, step=step, number=number), strict=True
-        ):
-            total += float(slope) * dense.double()
+        dense = RankOneSigns(count).dense(targets, seed=seed, step=step, number=number)
+        for total, target, direction in zip(estimate, targets, dense, strict=True):
+            total += float(slope) * target.scale * direction.double()
     return [total.detach() for total in estimate], measured.loss
 
 

@@ -327,3 +327,21 @@ def test_a_journal_that_cannot_be_written_stops_the_step() -> None:
         optimizer.step(make_objective(model))
     assert bits_of(model) == before
     assert optimizer.state_dict() == state
+
+
+def test_the_scale_of_a_group_is_in_its_evaluations_and_in_its_rate() -> None:
+    model = nn.Linear(4, 2, dtype=torch.float64)
+    moved, before = copy.deepcopy(model), copy.deepcopy(model)
+    optimizer = ZerothOrderSGD(
+        moved, 1e-2, params=[{"params": [moved.weight]}, {"params": [moved.bias], "scale": 4.0}], sigma=1e-4, seed=3
+    )
+    optimizer.step(make_objective(moved))
+    targets = targets_of(model, [{"params": [model.weight]}, {"params": [model.bias], "scale": 4.0}])
+    torch.optim.SGD(model.parameters(), 1e-2).step(
+        SPSA(make_objective(model), targets, sigma=1e-4, directions=RankOneSigns(), seed=3)
+    )
+    for one, other, start in zip(moved.parameters(), model.parameters(), before.parameters(), strict=True):
+        assert torch.allclose(one - start, other - start, rtol=1e-5, atol=0.0)
+        assert not torch.equal(other, start)
+    with pytest.raises(ValueError, match="`scale` must be a finite positive number; got -1"):
+        ZerothOrderSGD(moved, 1e-2, params=[{"params": [moved.weight], "scale": -1.0}])

@@ -85,7 +85,7 @@ def _conv(
         extra = func(images.flatten(1, 2), filters, None, stride, padding, dilation, b * groups)
         extra = extra.reshape(-1, b, groups, 1, *spatial).transpose(0, 1)
         by_example = y.view(b, -1, groups, y.shape[1] // groups, *spatial)
-        by_example.addcmul_(extra, left.view(b, 1, groups, -1, *[1] * len(spatial)), value=view.sigma)
+        by_example.addcmul_(extra, left.view(b, 1, groups, -1, *[1] * len(spatial)), value=view.sigma(target))
     own = view.own(bias)
     return y if own is None else y.add_(view.place(own.view(*own.shape, *[1] * (y.ndim - 2)), y))
 

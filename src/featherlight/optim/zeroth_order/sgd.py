@@ -58,7 +58,8 @@ class ZerothOrderSGD(Optimizer):
         directions: how many rank-one sign directions a batch carries.
         normalize: divides the step by the spread of the slopes; None leaves it as measured.
         weight_decay: decoupled, as in AdamW: weights shrink by `lr * weight_decay` a step.
-        params: parameters or parameter groups, as for torch.optim; None takes all that require a gradient.
+        params: parameters or parameter groups, as for torch.optim; None takes all that require a gradient. The `scale` of a
+            group (1 if it has none) is how much further its parameters are perturbed and moved than others.
         seed: 64-bit key of all directions.
         journal: is handed a record of each step before the update.
         meter: counts random words and weight passes.
@@ -91,7 +92,7 @@ class ZerothOrderSGD(Optimizer):
         check_positive("weight_decay", weight_decay, allow_zero=True)
         SignStream(seed=seed, step=0)
         chosen: Any = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
-        super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay})
+        super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay, "scale": 1.0})
         self.model = model
         self.seed = seed
         self.normalize = normalize
@@ -164,7 +165,7 @@ class ZerothOrderSGD(Optimizer):
             correction = 1 - self.normalize.decay ** (self.steps_done + 1)
             spread = (self._next_mean_square(coefficients, scale) / correction) ** 0.5
         per_unit = scale / spread if spread > 0 else 0.0
-        rates = tuple(to_float32(group["lr"] * per_unit) for group in self.param_groups)
+        rates = tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
         require_finite_rates(scale, rates, self.steps_done)
         return StepRecord(
             step=self.steps_done,
@@ -245,6 +246,8 @@ def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Tar
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     targets = []
     for group, entry in enumerate(param_groups):
+        scale = entry.get("scale", 1.0)
+        check_positive("scale", scale)
         for parameter in entry["params"]:
             if id(parameter) not in names:
                 raise ValueError(
@@ -257,7 +260,14 @@ def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Tar
                     f"`{name}` has dtype {parameter.dtype}, which cannot be trained. Freeze it (requires_grad=False)."
                 )
             targets.append(
-                Target(name=name, parameter=parameter, index=index, group=group, is_table=id(parameter) in tables)
+                Target(
+                    name=name,
+                    parameter=parameter,
+                    index=index,
+                    group=group,
+                    scale=scale,
+                    is_table=id(parameter) in tables,
+                )
             )
     devices = {target.parameter.device for target in targets}
     if len(devices) > 1:

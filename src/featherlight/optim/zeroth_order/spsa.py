@@ -69,14 +69,14 @@ class SPSA:
         slope = (plus - minus) / (2 * self.sigma)
         for target, direction in zip(self.targets, dense, strict=True):
             assert target.parameter.grad is not None
-            target.parameter.grad.add_(direction, alpha=float(slope))
+            target.parameter.grad.add_(direction, alpha=float(slope) * target.scale)
         return (plus + minus) / 2
 
     def _evaluate(self, dense: Sequence[Tensor], sigma: float, mine: Tensor | None) -> Tensor:
         before = [target.parameter.data for target in self.targets]
         try:
             for target, data, direction in zip(self.targets, before, dense, strict=True):
-                target.parameter.data = torch.add(data, direction, alpha=sigma)
+                target.parameter.data = torch.add(data, direction, alpha=sigma * target.scale)
             if mine is None:
                 return self.objective.value().double()
             values = self.objective.values().double()

@@ -25,6 +25,7 @@ class Target:
         parameter: the tensor itself; nothing but an update writes to it.
         index: its number in the generator's counter.
         group: its parameter group.
+        scale: how much further it is moved than others, in evaluations and in updates.
         is_table: whether it belongs to an embedding, of which a batch touches few rows.
         shared: whether all examples of a batch share its direction even where others carry one each.
     """
@@ -33,6 +34,7 @@ class Target:
     parameter: nn.Parameter = field(repr=False)
     index: int
     group: int
+    scale: float = 1.0
     is_table: bool = False
     shared: bool = False
     rows: int = field(init=False)

@@ -19,9 +19,8 @@ _FIRST = slice(0, 1)
 class View(Protocol):
     """What a perturbed function asks. Tensors that are not trained parameters pass through unchanged."""
 
-    @property
-    def sigma(self) -> float:
-        """Scale of the perturbation, with its sign."""
+    def sigma(self, target: Target) -> float:
+        """Scale of the perturbation of a target, with its sign."""
         ...
 
     def target(self, tensor: Tensor | None) -> Target | None:
@@ -65,9 +64,8 @@ class SharedView:
         self._sigma = sigma
         self._targets = targets
 
-    @property
-    def sigma(self) -> float:
-        return self._sigma
+    def sigma(self, target: Target) -> float:
+        return self._sigma * target.scale
 
     def target(self, tensor: Tensor | None) -> Target | None:
         return self._targets.get(id(tensor))
@@ -77,7 +75,7 @@ class SharedView:
         if target is None or tensor is None:
             return tensor
         direction = self.directions.dense(target, 0, target.parameter.dtype)
-        return torch.add(target.parameter.detach(), direction, alpha=self.sigma)
+        return torch.add(target.parameter.detach(), direction, alpha=self.sigma(target))
 
     def own(self, tensor: Tensor | None) -> None:
         return None
@@ -99,7 +97,7 @@ class SharedView:
             out, into = into, out
         flat_y = y.reshape(-1, y.shape[-1])
         product = x.reshape(-1, x.shape[-1]) @ into[0]
-        return flat_y.addr_(product.to(y.dtype), out[0].to(y.dtype), alpha=self.sigma).view(y.shape)
+        return flat_y.addr_(product.to(y.dtype), out[0].to(y.dtype), alpha=self.sigma(target)).view(y.shape)
 
     def add_rows(self, y: Tensor, ids: Tensor, table: Tensor) -> Tensor:
         target = self.target(table)
@@ -107,7 +105,7 @@ class SharedView:
             return y
         left = self.directions.left_at(target, ids, 0, y.dtype)
         right = self.directions.right(target, y.dtype, of=_FIRST)
-        return y.view(-1, y.shape[-1]).addr_(left.flatten(), right[0], alpha=self.sigma).view(y.shape)
+        return y.view(-1, y.shape[-1]).addr_(left.flatten(), right[0], alpha=self.sigma(target)).view(y.shape)
 
     def substitute(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -131,9 +129,8 @@ class PerExampleView:
         self._axis = axis
         self._numbers = numbers
 
-    @property
-    def sigma(self) -> float:
-        return self._shared.sigma
+    def sigma(self, target: Target) -> float:
+        return self._shared.sigma(target)
 
     def target(self, tensor: Tensor | None) -> Target | None:
         return self._shared.target(tensor)
@@ -148,7 +145,7 @@ class PerExampleView:
             return None
         left, right = self._shared.directions.factors(target, target.parameter.dtype, of=self._numbers)
         dense = left if right is None else left[:, :, None] * right[:, None, :]
-        return dense.reshape(-1, *target.parameter.shape).mul_(self.sigma)
+        return dense.reshape(-1, *target.parameter.shape).mul_(self.sigma(target))
 
     def place(self, own: Tensor, activation: Tensor) -> Tensor:
         entries = activation.shape[self._axis]
@@ -170,7 +167,7 @@ class PerExampleView:
         if contract_left:
             out, into = into, out
         by_example = x.movedim(self._axis, 0).reshape(len(into), -1, x.shape[-1])
-        return self._add_outer(y, _row_dots(by_example, into), out)
+        return self._add_outer(y, _row_dots(by_example, into), out, self.sigma(target))
 
     def add_rows(self, y: Tensor, ids: Tensor, table: Tensor) -> Tensor:
         target = self.target(table)
@@ -179,7 +176,8 @@ class PerExampleView:
         of = torch.zeros_like(self._numbers) if target.shared else self._numbers
         by_example = ids.movedim(self._axis, 0).reshape(len(of), -1)
         left = self._shared.directions.left_at(target, by_example, of[:, None], y.dtype)
-        return self._add_outer(y, left[:, :, None], self._shared.directions.right(target, y.dtype, of=of))
+        right = self._shared.directions.right(target, y.dtype, of=of)
+        return self._add_outer(y, left[:, :, None], right, self.sigma(target))
 
     def substitute(self, value: Any) -> Any:
         target = self.target(value)
@@ -188,11 +186,11 @@ class PerExampleView:
         )
         return self._shared.substitute(value)
 
-    def _add_outer(self, y: Tensor, rows: Float[Tensor, "b R 1"], out: Float[Tensor, "b M"]) -> Tensor:
-        """`y` plus the outer products, in place where the examples stand first."""
+    def _add_outer(self, y: Tensor, rows: Float[Tensor, "b R 1"], out: Float[Tensor, "b M"], sigma: float) -> Tensor:
+        """`y` plus `sigma` times the outer products, in place where the examples stand first."""
         moved = y.movedim(self._axis, 0)
         by_example = moved.reshape(len(out), -1, y.shape[-1])
-        by_example.addcmul_(rows.to(y.dtype), out[:, None, :].to(y.dtype), value=self.sigma)
+        by_example.addcmul_(rows.to(y.dtype), out[:, None, :].to(y.dtype), value=sigma)
         return by_example.view(moved.shape).movedim(0, self._axis)
 
 

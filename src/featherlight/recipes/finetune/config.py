@@ -23,6 +23,7 @@ class OptimizerConfig:
         lr: learning rate; None takes the method's default.
         sigma: scale of the perturbation of forward-only methods.
         directions: directions a batch; None is one for each example. For `zo`.
+        head_scale: how much further a head is perturbed and moved than the rest of the model. For `zo`.
         normalize: whether a step is divided by the spread of the slopes, which makes `lr` a distance. For `zo`.
         weight_decay: decoupled.
         schedule: "constant", or "linear" to zero over the budget.
@@ -31,12 +32,13 @@ class OptimizerConfig:
     lr: float | None = None
     sigma: float = 1e-3
     directions: int | None = None
+    head_scale: float = 10.0
     normalize: bool = True
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear"] = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("lr", "sigma"):
+        for name in ("lr", "sigma", "head_scale"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be a finite positive number; got {value}.")

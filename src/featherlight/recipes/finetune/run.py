@@ -175,7 +175,7 @@ class Finetune:
             self._head_start()
         journal = open_journal(self, found) if self.method.replayable else None
         lr = self.config.optimizer.lr or self.method.default_lr
-        optimizer = self.method.build(self.model, lr, self.config, journal, self.meter)
+        optimizer = self.method.build(self.problem.loaded, lr, self.config, journal, self.meter)
         if found is not None:
             restore(self, optimizer, found)
         return journal, optimizer

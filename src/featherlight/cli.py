@@ -26,6 +26,12 @@ Text = Annotated[list[str] | None, typer.Option("--text", help="Text column; twi
 Label = Annotated[str | None, typer.Option(help="Label column. Guessed if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 Truncate = Annotated[bool, typer.Option("--allow-truncation", help="Go on if over 1% of the tokens are cut off.")]
+Tracker = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker", help="tensorboard, or module:function that makes a listener; may be given several times."
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="A run directory, or a model directory.", show_default=False)]
 
 
@@ -67,8 +73,10 @@ def finetune(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Any config key, such as optimizer.sigma=1e-3.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    tracker: Tracker = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -77,22 +85,75 @@ def finetune(
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
         "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "trainable": trainable,
         "lora": lora, "head_start": head_start, "allow_truncation": allow_truncation or None,
+        "device": device,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
-    from featherlight.recipes.finetune import command
+    from featherlight.recipes import command
+    from featherlight.recipes.finetune import command as face
+    from featherlight.recipes.runner import plan_runs
 
-    command.run(
-        given,
-        lr=lr,
-        config_file=config,
-        changes=change or [],
-        out=out,
-        resume=resume,
-        dry_run=dry_run,
-        as_json=as_json,
-        typed="featherlight " + shlex.join(sys.argv[1:]),
-        console=_console,
-    )
+    settings = _settings(as_json=as_json, tracker=tracker)
+    if resume is not None:
+        if given or config or change or lr is not None or out is not None:
+            raise ValueError(
+                "`--resume` goes on with a run as its config.toml says, so it takes no other settings. Drop them."
+            )
+        command.go_on(resume, **settings)
+        return
+    base = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
+    path = out if out is not None else Path("runs") / face.default_name(base)
+    plan = plan_runs(face.custom(), base=base, changes=[], seeds=1, out=path)
+    if dry_run:
+        command.show_plan(plan, as_json=as_json, console=_console)
+    else:
+        command.execute(plan, **settings)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes: what each is, what it costs, and the data it needs."""
+    from featherlight.recipes.listing import show_recipes
+
+    show_recipes(as_json=as_json)
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A name from `recipes`, module:function, or a TOML file.", show_default=False)
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A config key, such as optimizer.lr=1e-3; 1e-4,1e-3 runs both.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Run so many seeds, from the config's own on.", min=1)] = 1,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    tracker: Tracker = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe; the same command again goes on where it was stopped."""
+    from featherlight.recipes import command
+    from featherlight.recipes.catalogue import find
+    from featherlight.recipes.runner import plan_runs
+
+    settings = _settings(as_json=as_json, tracker=tracker)
+    if (recipe is None) == (resume is None):
+        raise ValueError(
+            "name a recipe (`featherlight recipes` lists them), or go on with a run by `--resume RUN`; one of both."
+        )
+    if resume is not None:
+        command.go_on(resume, **settings)
+        return
+    assert recipe is not None
+    one, base = find(recipe)
+    changes = [*(change or []), *([f"device={device}"] if device else [])]
+    plan = plan_runs(one, base=base, changes=changes, seeds=seeds, out=out)
+    if dry_run:
+        command.show_plan(plan, as_json=as_json, console=_console)
+    else:
+        command.execute(plan, **settings)
 
 
 @app.command()
@@ -207,6 +268,18 @@ def convert_llama2c(
     from featherlight.integrations.llama2c import convert_llama2c
 
     typer.echo(f"wrote {convert_llama2c(model, tokenizer, out)}")
+
+
+def _settings(*, as_json: bool, tracker: list[str] | None) -> dict[str, Any]:
+    """What all verbs that train are told."""
+    from featherlight.integrations.trackers import make_trackers
+
+    return {
+        "command": "featherlight " + shlex.join(sys.argv[1:]),
+        "as_json": as_json,
+        "console": _console,
+        "listeners": make_trackers(tracker or []),
+    }
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,12 +33,18 @@ class Meter:
     bytes_written: int = 0
 
     def as_dict(self) -> dict[str, float]:
+        """The counters by name."""
         return asdict(self)
+
+    def set(self, counts: Mapping[str, Any]) -> None:
+        """Goes on from what `as_dict` returned earlier."""
+        for name in self.as_dict().keys() & counts.keys():
+            setattr(self, name, counts[name])
 
 
 @dataclass(kw_only=True)
 class AllocationPeak:
-    """Bytes that tensors took at most within the block, above what they took at its start."""
+    """The peak of a block, filled in when it ends: `bytes` that tensors took at most, above what they took at its start."""
 
     bytes: int = 0
 

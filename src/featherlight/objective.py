@@ -1,6 +1,6 @@
 """The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol, Self, runtime_checkable
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from featherlight.meter import Meter
 
 Batch = Mapping[str, Tensor]
+"""Tensors by name, each with one row for each example."""
+
 PerExampleLoss = Callable[[nn.Module, Batch], Tensor]
+"""`loss(model, batch) -> (B,)`: the losses of the single examples, averaged over everything but the rows."""
 
 
 @runtime_checkable
@@ -50,6 +53,67 @@ class PerExampleObjective(Objective, Protocol):
         ...
 
 
+class NonFiniteLossError(ValueError):
+    """A loss was NaN or infinite; the step was neither recorded nor applied."""
+
+
+def finite(loss: PerExampleLoss, step: int, rows: Sequence[int]) -> PerExampleLoss:
+    """`loss`, which raises NonFiniteLossError where a value is not finite, before a gradient or an update is made of it.
+
+    Args:
+        loss: of a batch.
+        step: its number, for the message.
+        rows: of the data that are in the batch, for the message.
+    """
+
+    def checked(model: nn.Module, batch: Batch) -> Tensor:
+        losses = loss(model, batch)
+        if not torch.isfinite(losses).all():
+            some = ", ".join(str(row) for row in rows[:4]) + (", ..." if rows[4:] else "")
+            raise NonFiniteLossError(
+                f"the loss of step {step} is not finite in the batch of training rows {some}; the step was not applied. "
+                "Lower the learning rate or sigma, or look at these rows and at the weights that training starts from."
+            )
+        return losses
+
+    return checked
+
+
+class ClipGradient:
+    """An Objective whose gradient is scaled down to a norm; wraps another.
+
+    Args:
+        objective: the loss.
+        parameters: whose gradients are clipped together.
+        max_norm: the largest Euclidean norm that is let through.
+
+    Source: Pascanu et al. 2013, algorithm 1; torch.nn.utils.clip_grad_norm_.
+    """
+
+    def __init__(self, objective: Objective, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+        if not 0 < max_norm < float("inf"):
+            raise ValueError(
+                f"`max_norm` must be a finite positive number; got {max_norm}. Leave the wrapper out instead."
+            )
+        self.objective = objective
+        self.parameters = list(parameters)
+        self.max_norm = max_norm
+
+    def __call__(self) -> Float[Tensor, ""]:
+        """Fills the gradients, clips them and returns the loss."""
+        loss = self.objective()
+        nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        return loss
+
+    def value(self) -> Float[Tensor, ""]:
+        """That of the wrapped objective."""
+        return self.objective.value()
+
+    def values(self) -> Float[Tensor, "B"]:
+        """Those of the wrapped objective."""
+        return self.objective.values()
+
+
 class BatchObjective:
     """The mean loss of a model over one batch.
 
@@ -61,6 +125,10 @@ class BatchObjective:
         dropout_seed: seeds the random state that dropout reads; give each step its own, or all see the same masks. The
             state is put in place for the pass and taken away after it, so that the process's generators stay as they were.
         meter: counts forward and backward examples and tokens.
+
+    Attributes:
+        num_examples: B, the rows of the batch.
+        window: the rows that are in the forward pass being run right now.
     """
 
     def __init__(
@@ -88,6 +156,7 @@ class BatchObjective:
         self.window = range(self.num_examples)
 
     def __call__(self) -> Float[Tensor, ""]:
+        """Clears the gradients of the model, fills them in micro-batches and returns the mean loss."""
         self.model.zero_grad(set_to_none=True)
         total = torch.zeros(())
         with torch.enable_grad(), closing(self._forward()) as forward:
@@ -100,13 +169,16 @@ class BatchObjective:
 
     @torch.no_grad()
     def value(self) -> Float[Tensor, ""]:
+        """The mean loss without a graph."""
         return self.values().mean()
 
     @torch.no_grad()
     def values(self) -> Float[Tensor, "B"]:
+        """The losses of the single examples without a graph."""
         return torch.cat(list(self._forward()))
 
     def narrow(self, count: int) -> "BatchObjective":
+        """The objective of the first `count` rows, in one forward pass."""
         return BatchObjective(
             self.model,
             {name: rows[:count] for name, rows in self.batch.items()},

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from featherlight.data.sampler import IndexPermutation
 from featherlight.data.stdlib_docs import stdlib_docs
 from featherlight.data.tables import Table, iter_rows, read_table
-from featherlight.data.text import TextRows, load_text, read_plain_text, text_rows
+from featherlight.data.text import TextRows, load_text, read_plain_text, source_table, text_rows
 
 if TYPE_CHECKING:
     from featherlight.data.encoded import EncodedText, encode_text, lm_blocks
+    from featherlight.data.images import ImageSet, load_digits
     from featherlight.data.labels import Labels
     from featherlight.data.metrics import METRICS, confusion, metric
     from featherlight.data.splits import split_rows
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 _NEEDS_TORCH = {
     "METRICS": "metrics",
     "EncodedText": "encoded",
+    "ImageSet": "images",
     "Labels": "labels",
     "confusion": "metrics",
     "encode_text": "encoded",
     "lm_blocks": "encoded",
+    "load_digits": "images",
     "metric": "metrics",
     "split_rows": "splits",
 }
@@ -33,6 +36,7 @@ _NEEDS_TORCH = {
 __all__ = [
     "METRICS",
     "EncodedText",
+    "ImageSet",
     "IndexPermutation",
     "Labels",
     "Table",
@@ -41,10 +45,12 @@ __all__ = [
     "encode_text",
     "iter_rows",
     "lm_blocks",
+    "load_digits",
     "load_text",
     "metric",
     "read_plain_text",
     "read_table",
+    "source_table",
     "split_rows",
     "stdlib_docs",
     "text_rows",

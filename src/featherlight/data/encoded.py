@@ -145,8 +145,8 @@ def encode_text(
     if share > _MOST_LOST_UNASKED and not allow_truncation:
         raise ValueError(
             f"{num_cut:,} of {len(rows):,} rows of {rows.source} are longer than {max_length} tokens and would be "
-            f"cut, losing {share:.1%} of all tokens, which the model would never see. Raise the limit, or accept the "
-            "loss with `allow_truncation=True` (`--allow-truncation`)."
+            f"cut, losing {share:.1%} of all tokens, which the model would never see. Raise the limit "
+            "(`max_length`), or accept the loss with `--allow-truncation`."
         )
     types = [piece.types for piece in pieces if piece.types is not None]
     return EncodedText(
@@ -178,14 +178,15 @@ def lm_blocks(text: str, tokenizer: PreTrainedTokenizerBase, *, block_length: in
     """
     if block_length < 2:
         raise ValueError(
-            f"`block_length` must be at least 2, so that a token is predicted from another; got {block_length}."
+            "a block (`max_length`) must have at least 2 tokens, so that one is predicted from another; got "
+            f"{block_length}."
         )
     ids: list[int] = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     num_blocks, num_left = divmod(len(ids), block_length)
     if not num_blocks:
         raise ValueError(
             f"the text has {len(ids):,} tokens, fewer than one block of {block_length:,}, so there is nothing to "
-            "train on. Give more text or a smaller `block_length`."
+            "learn or score. Give more text or shorter blocks (`max_length`)."
         )
     num_kept = num_blocks * block_length
     return EncodedText(
@@ -261,7 +262,7 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
             return token_id
     raise ValueError(
         "the tokenizer has neither a pad nor an end-of-sequence token, so rows of different length cannot be put in "
-        "one batch. Set `tokenizer.pad_token`."
+        "one batch. Name a `pad_token` in the model's tokenizer_config.json."
     )
 
 

@@ -84,8 +84,8 @@ class Labels:
         if regression is None and len(names) > max(_MOST_CLASSES_UNASKED, len(rows) // 2):
             raise ValueError(
                 f"{source} has {len(names):,} distinct values in {len(rows):,} rows, which is unlike classes and "
-                "might be an index, a text or a regression target. Name another column, or say `regression=True` or "
-                "`regression=False`."
+                "might be an index, a text or a regression target. Name another column with `--label`, or say "
+                "`--task regression` or `--task classification`."
             )
         return cls(names=names)
 
@@ -233,6 +233,6 @@ def _targets(rows: Sequence[str | float], source: str) -> list[float]:
         if number is None or not abs(number) <= _LARGEST_FLOAT32:
             raise ValueError(
                 f"{source} has {value!r} in row {row:,}, where a regression needs a finite number of float32's range, "
-                "or the loss would be undefined. Correct the row, or say `regression=False` if these are classes."
+                "or the loss would be undefined. Correct the row, or say `--task classification` if these are classes."
             )
     return [number for number in numbers if number is not None]

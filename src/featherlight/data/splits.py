@@ -42,7 +42,7 @@ def _num_valid(num_rows: int, valid_fraction: float) -> int:
         raise ValueError(
             f"too few rows to split: {valid_fraction:g} of {num_rows} rows leaves {num_rows - num_valid} to train on "
             f"and {num_valid} to validate, and each part needs at least 1. Add rows, change `valid_fraction`, or give "
-            "a validation file."
+            "validation rows with `--valid`."
         )
     return num_valid
 
@@ -68,8 +68,8 @@ def _valid_shares(class_sizes: Tensor, num_valid: int) -> Tensor:
     if int(room.sum()) < num_valid:
         raise ValueError(
             f"too few rows to stratify: {num_valid} of {num_rows} rows are to validate, but the {len(class_sizes)} "
-            f"classes can spare only {int(room.sum())} if each keeps one training row. Add rows or pass "
-            "`stratify=False`."
+            f"classes can spare only {int(room.sum())} if each keeps one training row. Add rows, or "
+            "give validation rows with `--valid`."
         )
     scaled = class_sizes * num_valid
     shares = torch.minimum(scaled // num_rows, room)

@@ -40,6 +40,8 @@ class TextRows:
         texts: the texts of each row: (text,), or (first, second) for a pair.
         labels: one raw label a row, or None where there are none.
         source: where the rows come from, as errors name it.
+        text_columns: the columns the texts are of, as given or guessed; empty where the rows are of no table.
+        label_column: the column the labels are of, likewise; None where there is none.
 
     Raises:
         ValueError: no rows, or another number of labels than of texts.
@@ -48,6 +50,8 @@ class TextRows:
     texts: list[tuple[str, ...]]
     labels: list[Any] | None
     source: str
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -75,18 +79,21 @@ def load_text(
             is none of these the rows have no labels.
 
     Returns:
-        The rows.
+        The rows, with the columns that were taken.
 
     Raises:
         ValueError: what `read_table` raises, a column that is absent or cannot be guessed, or a text that is not a
             string.
     """
+    return text_rows(source_table(source), text_columns=text_columns, label_column=label_column)
+
+
+def source_table(source: str | os.PathLike[str]) -> Table:
+    """Read the table of a source as `load_text` takes it: a file, or "stdlib-docs"."""
     if source == STDLIB_DOCS:
         texts, labels = stdlib_docs()
-        table = Table(columns={"text": texts, "label": labels}, source=STDLIB_DOCS)
-    else:
-        table = read_table(source)
-    return text_rows(table, text_columns=text_columns, label_column=label_column)
+        return Table(columns={"text": texts, "label": labels}, source=STDLIB_DOCS)
+    return read_table(source)
 
 
 def text_rows(table: Table, *, text_columns: tuple[str, ...] = (), label_column: str | None = None) -> TextRows:
@@ -98,7 +105,7 @@ def text_rows(table: Table, *, text_columns: tuple[str, ...] = (), label_column:
         label_column: as for `load_text`.
 
     Returns:
-        The rows; row numbers in errors count from the table's `first_row`.
+        The rows, with the columns that were taken; row numbers in errors count from the table's `first_row`.
 
     Raises:
         ValueError: a column that is absent or cannot be guessed, or a text that is not a string.
@@ -109,15 +116,16 @@ def text_rows(table: Table, *, text_columns: tuple[str, ...] = (), label_column:
     for name in names:
         _check_texts(table, name)
     texts = list(zip(*(table.column(name) for name in names), strict=True))
-    return TextRows(texts=texts, labels=labels, source=table.source)
+    return TextRows(texts=texts, labels=labels, source=table.source, text_columns=tuple(names), label_column=label_name)
 
 
-def read_plain_text(path: str | os.PathLike[str]) -> str:
+def read_plain_text(path: str | os.PathLike[str], *, text_columns: tuple[str, ...] = ()) -> str:
     """Read one long text.
 
     Args:
-        path: a Parquet, JSON-lines, .csv, .tsv or .json file with a text column, whose rows are joined by newlines; any
-            other file is read as UTF-8 text, line ends becoming LF.
+        path: "stdlib-docs", or a Parquet, JSON-lines, .csv, .tsv or .json file with a text column, whose rows are
+            joined by newlines; any other file is read as UTF-8 text, line ends becoming LF.
+        text_columns: the one column of a table that holds the text. Empty: guessed as for `load_text`.
 
     Returns:
         The text, not blank.
@@ -125,15 +133,14 @@ def read_plain_text(path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: no such file, an empty file, bytes that are not UTF-8, or no single text column.
     """
-    path = Path(path)
-    if not _is_table(path):
-        return "".join(decoded_lines(path)).replace("\r\n", "\n")
-    table = read_table(path)
-    names = _guess_text_columns(table, None)
+    if path != STDLIB_DOCS and not _is_table(Path(path)):
+        return "".join(decoded_lines(Path(path))).replace("\r\n", "\n")
+    table = source_table(path)
+    names = text_columns or _guess_text_columns(table, None)
     if len(names) != 1:
         raise ValueError(
-            f"{path} has the pair of text columns {listing(names)}, and one text is needed. Rename the one to read to "
-            "'text'."
+            f"{path} has the pair of text columns {listing(names)}, and one text is needed. Name the one to read with "
+            "`--text`."
         )
     _check_texts(table, names[0])
     return "\n".join(table.column(names[0]))
@@ -158,8 +165,8 @@ def _check_texts(table: Table, name: str) -> None:
         value = values[bad[0] - table.first_row]
         raise ValueError(
             f"column {name!r} of {table.source} must hold text in every row, but {len(bad):,} of {len(values):,} do "
-            f"not: row {bad[0]:,} has {str(value)[:40]!r} of type {type(value).__name__}. Name another text column, "
-            "or fill these in."
+            f"not: row {bad[0]:,} has {str(value)[:40]!r} of type {type(value).__name__}. Name another text column "
+            "with `--text`, or fill these in."
         )
 
 
@@ -173,7 +180,7 @@ def _guess_text_columns(table: Table, label_column: str | None) -> tuple[str, ..
     reason = f"{len(guesses)} guesses fit" if guesses else "no usual name is among them"
     raise ValueError(
         f"which columns of {table.source} hold the text cannot be told ({reason}); its columns are "
-        f"{listing(table.columns)}. Name one, or a pair, in `text_columns`."
+        f"{listing(table.columns)}. Name one with `--text`, or a pair by giving `--text` twice."
     )
 
 
@@ -185,6 +192,6 @@ def _guess_label_column(table: Table, text_columns: tuple[str, ...]) -> str | No
     if len(guesses) > 1:
         raise ValueError(
             f"which column of {table.source} holds the labels cannot be told: {listing(guesses)} all might. Name one "
-            "in `label_column`."
+            "with `--label`."
         )
     return guesses[0] if guesses else None

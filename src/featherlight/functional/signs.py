@@ -17,6 +17,8 @@ from torch import Tensor
 from featherlight.functional.philox import philox_4x32
 
 SIGNS_PER_BLOCK = 128
+"""Signs that one call of the generator gives: a segment starts at a multiple of it."""
+
 _BLOCKS_AT_ONCE = 1 << 14
 _WORDS_UNPACKED_AT_ONCE = 1 << 13
 _ROUNDING_DOMAIN = 1 << 31
@@ -60,7 +62,13 @@ class SignStream:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A run of elements of one parameter's stream; `start` is a multiple of 128."""
+    """A run of elements of one parameter's stream.
+
+    Args:
+        parameter: its number in the generator's counter.
+        start: the first element, a multiple of 128.
+        size: the number of elements.
+    """
 
     parameter: int
     start: int
@@ -68,6 +76,7 @@ class Segment:
 
     @property
     def num_blocks(self) -> int:
+        """Generator blocks that cover the segment."""
         return -(-self.size // SIGNS_PER_BLOCK)
 
 
@@ -79,6 +88,9 @@ class SignBits:
         segments: which elements of which parameters.
         directions: the direction numbers, (K,) int64, on the device where the bits are wanted.
         steps_on: how many steps behind the stream's each direction stands, (K,); None is 0 for all.
+
+    Attributes:
+        num_words: random words that were drawn for it.
 
     Memory: K bits per element, rounded up to whole blocks of 128; a few directions are unpacked at first use.
     """

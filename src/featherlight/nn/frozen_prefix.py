@@ -3,6 +3,10 @@
 Legend of shapes: B examples, T tokens, D features.
 """
 
+import errno
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -71,51 +76,70 @@ class FrozenPrefix:
 class PrefixCache:
     """Hidden states at the first trained block for each example of a set, computed when first asked for.
 
+    Examples are computed in groups of similar lengths which the lengths alone decide, a whole group at once. So the
+    padding and the shapes under which an example is computed, and with them the last bits, do not depend on the order
+    in which examples are asked for, and a run that is taken up again sees what the one before it saw.
+
     Args:
         prefix: computes them.
         lengths: tokens of each example, (N,).
+        inputs: gives the model's inputs for some examples, padded, with `attention_mask` (B, T).
         like: hidden states of any example, for D and the dtype.
         file: where they are kept if they would take more than `memory_limit`; deleted with the cache's folder.
         memory_limit: bytes.
+        group_tokens: most tokens of a group, padding counted in, unless one example has more.
+
+    Raises:
+        ValueError: the disk has no room for `file`.
     """
 
     def __init__(
         self,
         prefix: FrozenPrefix,
         lengths: Int[Tensor, "N"],
+        inputs: Callable[[Sequence[int]], Mapping[str, Tensor]],
         *,
         like: Float[Tensor, "B T D"],
         file: Path,
         memory_limit: int = 1 << 28,
+        group_tokens: int = 1024,
     ) -> None:
         self.prefix = prefix
+        self._inputs = inputs
         self._starts = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
-        self._filled = torch.zeros(len(lengths), dtype=torch.bool)
+        self._groups = _length_groups(lengths, group_tokens)
+        self._group_of = torch.empty(len(lengths), dtype=torch.int64)
+        for number, group in enumerate(self._groups):
+            self._group_of[group] = number
+        self._filled = torch.zeros(len(self._groups), dtype=torch.bool)
         shape = (int(self._starts[-1]), like.shape[-1])
         self.num_bytes = shape[0] * shape[1] * like.element_size()
         if self.num_bytes <= memory_limit:
             self._rows = torch.empty(shape, dtype=like.dtype)
         else:
-            mapped = np.lib.format.open_memmap(file, "w+", dtype=np.uint8, shape=(self.num_bytes,))
-            self._rows = torch.from_numpy(mapped).view(like.dtype).view(shape)
+            self._rows = torch.from_numpy(_mapped(file, self.num_bytes)).view(like.dtype).view(shape)
 
-    def rows(self, indices: Sequence[int], inputs: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+    def rows(self, indices: Sequence[int], mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Hidden states of examples, padded like their batch; padding is zero.
 
         Args:
             indices: of the examples.
-            inputs: their batch, with `attention_mask` (B, T).
+            mask: the `attention_mask` of their batch.
         """
         which = torch.as_tensor(indices)
-        mask = inputs["attention_mask"].bool()
-        missing = (~self._filled[which]).nonzero().flatten()
-        if len(missing):
-            hidden = self.prefix.hidden({name: tensor[missing] for name, tensor in inputs.items()})
-            self._rows[self._positions(which[missing])] = hidden[mask[missing]].to(self._rows)
-            self._filled[which[missing]] = True
+        for group in self._group_of[which].unique().tolist():
+            if not self._filled[group]:
+                self._fill(group)
         result = torch.zeros(*mask.shape, self._rows.shape[1], dtype=self._rows.dtype)
-        result[mask.cpu()] = self._rows[self._positions(which)]
+        result[mask.bool().cpu()] = self._rows[self._positions(which)]
         return result.to(mask.device)
+
+    def _fill(self, group: int) -> None:
+        which = self._groups[group]
+        inputs = self._inputs(which.tolist())
+        hidden = self.prefix.hidden(inputs)
+        self._rows[self._positions(which)] = hidden[inputs["attention_mask"].bool()].to(self._rows)
+        self._filled[group] = True
 
     def _positions(self, which: Int[Tensor, "B"]) -> Int[Tensor, "P"]:
         """The rows of examples, one example behind the other."""
@@ -164,6 +188,42 @@ def modules_before(model: nn.Module, block: nn.Module, inputs: Mapping[str, Tens
         for handle in handles:
             handle.remove()
     return ran
+
+
+def _length_groups(lengths: Int[Tensor, "N"], most_tokens: int) -> list[Int[Tensor, "G"]]:
+    """The examples by length, cut into groups of at most `most_tokens` cells each; one example at least."""
+    order = lengths.argsort(stable=True)
+    groups, end = [], len(order)
+    while end:
+        count = min(end, max(1, most_tokens // max(1, int(lengths[order[end - 1]]))))
+        groups.append(order[end - count : end])
+        end -= count
+    return groups
+
+
+def _mapped(file: Path, num_bytes: int) -> NDArray[np.uint8]:
+    """A new file of that many bytes as memory.
+
+    Its room on the disk is taken at once: a write into a mapped file for which there is no room kills the process.
+    """
+    try:
+        with file.open("wb") as opened:
+            if sys.platform in ("darwin", "win32"):
+                if shutil.disk_usage(file.parent).free < num_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                opened.truncate(num_bytes)
+            else:
+                os.posix_fallocate(opened.fileno(), 0, num_bytes)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(
+            f"the outputs of the frozen blocks take {num_bytes / 2**30:,.2f} GiB, for which there is no room in "
+            f"{file.parent} ({error.strerror}; {shutil.disk_usage(file.parent).free / 2**30:,.2f} GiB are free). Free "
+            "some, give `--out` on another disk, or train all blocks (`--trainable default`), which keeps nothing."
+        ) from None
+    return np.memmap(file, np.uint8, "r+", shape=(num_bytes,))
 
 
 def _passes_on(*args: Any, **kwargs: Any) -> Tensor:

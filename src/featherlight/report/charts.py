@@ -14,12 +14,17 @@ _LOG_SPAN = 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A curve to draw: its colour `slot` and its `look`, which is line, dashed, cloud (faint dots) or dots."""
+    """A curve to draw: its colour `slot` and its `look`.
+
+    The look is line, dashed, cloud (faint dots), dots, band (the area between the curve and `floor`) or columns (from
+    the foot of the chart, or from zero where that is on it, to each value).
+    """
 
     label: str
     curve: Curve
     slot: int
     look: str
+    floor: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +55,20 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A chart, ready for the page. `description` says in words what it shows."""
+    """A chart, ready for the page. `description` says in words what it shows.
+
+    `levels` are lines across, with their places from the top; `moments` lines upright, with their places from the left.
+    `image` is a picture to lay under the marks, as a data address.
+    """
 
     title: str
     description: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...]
-    levels: tuple[Tick, ...]
+    marks: tuple[Mark, ...] = ()
+    levels: tuple[Tick, ...] = ()
+    moments: tuple[Tick, ...] = ()
+    image: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +144,10 @@ def ticks(axis: Axis, show: Callable[[float, float], str], *, upwards: bool = Fa
 
 
 def mark(trace: Trace, x: Axis, y: Axis) -> Mark:
-    """Turn a trace into a path: joined points for lines, one dot for each point otherwise."""
+    """Turn a trace into a path: joined points for lines, an outline for areas, one dot for each point otherwise."""
+    if trace.look in ("band", "columns"):
+        outline = _band(trace, x, y) if trace.look == "band" else _columns(trace, x, y)
+        return Mark(path=outline, slot=trace.slot, look=trace.look, label=trace.label)
     joined = trace.look in ("line", "dashed")
     parts: list[str] = []
     pen_down = False
@@ -141,10 +155,58 @@ def mark(trace: Trace, x: Axis, y: Axis) -> Mark:
         if not (drawable(x_value) and drawable(y_value)):
             pen_down = False
             continue
-        point = f"{round(SIDE * x.place(x_value))} {round(SIDE * (1 - _near(y.place(y_value))))}"
+        point = _point(x_value, y_value, x, y)
         parts.append(f"L{point}" if joined and pen_down else f"M{point}h0")
         pen_down = True
     return Mark(path="".join(parts), slot=trace.slot, look=trace.look, label=trace.label)
+
+
+def _point(x_value: float, y_value: float, x: Axis, y: Axis) -> str:
+    return f"{round(SIDE * x.place(x_value))} {round(SIDE * (1 - _near(y.place(y_value))))}"
+
+
+def _band(trace: Trace, x: Axis, y: Axis) -> str:
+    """Outline the area between a curve and its floor, once for each stretch without a gap."""
+    parts: list[str] = []
+    stretch: list[tuple[float, float, float]] = []
+    for place, high, low in [*zip(trace.curve.xs, trace.curve.ys, trace.floor, strict=True), (math.nan,) * 3]:
+        if drawable(place) and drawable(high) and drawable(low):
+            stretch.append((place, high, low))
+        elif stretch:
+            there = [_point(place, high, x, y) for place, high, _ in stretch]
+            back = [_point(place, low, x, y) for place, _, low in reversed(stretch)]
+            parts.append(f"M{'L'.join([*there, *back])}Z")
+            stretch = []
+    return "".join(parts)
+
+
+def _columns(trace: Trace, x: Axis, y: Axis) -> str:
+    """Outline a column for each value, as wide as its share of the axis."""
+    foot = round(SIDE * (1 - min(1.0, max(0.0, y.place(0.0)))))
+    half = 0.5 if len(trace.curve.xs) > SIDE // 8 else 0.4
+    parts = []
+    for place, value in zip(trace.curve.xs, trace.curve.ys, strict=True):
+        if drawable(value):
+            left, right = (round(SIDE * x.place(place + side), 1) for side in (-half, half))
+            parts.append(f"M{left:g} {foot}V{round(SIDE * (1 - y.place(value)))}H{right:g}V{foot}Z")
+    return "".join(parts)
+
+
+def plain_axis(values: Sequence[float], *, log: bool = False, margin: float = 0.0) -> Axis:
+    """Return an axis from the lowest to the highest of `values`, and `margin` (a share of that) beyond at either end.
+
+    Args:
+        values: what must have a place; those that have none, such as zero on a logarithmic axis, do not count.
+        log: whether the axis is logarithmic.
+        margin: the share.
+    """
+    seen = [value for value in values if drawable(value) and (value > 1 / LARGEST or not log)] or [1.0]
+    low, high = min(seen), max(seen)
+    if log:
+        ratio = (high / low) ** margin if high > low * (1 + 1e-9) else 2.0
+        return Axis(low=low / ratio, high=high * ratio, log=True)
+    room = margin * (high - low) if high - low > 1e-12 * max(abs(low), abs(high), 1e-280) else 0.5 * (abs(high) or 1.0)
+    return Axis(low=low - room, high=high + room)
 
 
 def _near(place: float) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from featherlight.report.runs import Confusion
+from featherlight.report.sections import ConfusionTable
 
 LARGEST_TABLE = 30
 """Labels up to which every pair is shown."""
@@ -40,7 +40,7 @@ class ConfusionView:
     num_right: int
 
 
-def confusion_view(confusion: Confusion, *, largest_table: int = LARGEST_TABLE) -> ConfusionView:
+def confusion_view(confusion: ConfusionTable, *, largest_table: int = LARGEST_TABLE) -> ConfusionView:
     """Lay out a confusion table.
 
     Args:
@@ -70,7 +70,7 @@ def _cells(i: int, row: tuple[int, ...], total: int) -> tuple[Cell, ...]:
     )
 
 
-def _mistakes(confusion: Confusion, totals: list[int]) -> tuple[Mistake, ...]:
+def _mistakes(confusion: ConfusionTable, totals: list[int]) -> tuple[Mistake, ...]:
     pairs = [(count, i, j) for i, row in enumerate(confusion.counts) for j, count in enumerate(row) if i != j and count]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     labels = confusion.labels

@@ -1,9 +1,11 @@
 """Curves made ready to draw: smoothed, thinned, with gaps where a value is not finite."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 
 LARGEST = 1e100
 """Values beyond this are not drawn, so that no sum or scale overflows."""
@@ -106,3 +108,57 @@ def quantile(values: Sequence[float], share: float) -> float:
     """Return the value below which `share` of the drawable `values` lie; there must be at least one."""
     ordered = sorted(value for value in values if drawable(value))
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One run of several alike: for each of its rising `steps`, a place along the x axis and a value."""
+
+    steps: Sequence[int]
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Several tracks as one: the median place, and the lowest, median and highest value there."""
+
+    xs: Sequence[float]
+    lows: Sequence[float]
+    middles: Sequence[float]
+    highs: Sequence[float]
+
+
+def spread(tracks: Sequence[Track], max_points: int) -> Spread:
+    """Lay tracks over each other, step by step.
+
+    Args:
+        tracks: of runs that differ in chance alone, such as their seeds; each counts from its first step to its last.
+        max_points: about this many steps are kept.
+
+    Returns:
+        A point for each step that any track has; between the steps of its own, a track counts by a straight line.
+        Where no track has a drawable value, the values are NaN.
+    """
+    steps = sorted({step for track in tracks for step in track.steps})
+    stride = max(1, math.ceil(len(steps) / max_points))
+    steps = sorted({*steps[::stride], *steps[-1:]})
+    rows = []
+    reached = -math.inf
+    for step in steps:
+        there = [_between(track, step) for track in tracks if track.steps and track.steps[0] <= step <= track.steps[-1]]
+        xs, ys = ([value for value in part if drawable(value)] for part in zip(*there, strict=True))
+        reached = max(reached, median(xs) if xs else reached)
+        rows.append((reached, min(ys), median(ys), max(ys)) if ys else (reached, *[math.nan] * 3))
+    xs, lows, middles, highs = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Spread(xs=xs, lows=lows, middles=middles, highs=highs)
+
+
+def _between(track: Track, step: int) -> tuple[float, float]:
+    """Return a track's place and value at a step within it; NaN beside a gap."""
+    i = bisect_left(track.steps, step)
+    if track.steps[i] == step:
+        return track.xs[i], track.ys[i]
+    share = (step - track.steps[i - 1]) / (track.steps[i] - track.steps[i - 1])
+    x, y = (part[i - 1] + share * (part[i] - part[i - 1]) for part in (track.xs, track.ys))
+    return x, y if drawable(track.ys[i]) and drawable(track.ys[i - 1]) else math.nan

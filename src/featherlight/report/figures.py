@@ -1,28 +1,34 @@
-"""The figures of a page: loss and metric curves, each against example-forwards and against seconds."""
+"""The curves of a page: the loss and each metric, against example-forwards and against seconds, with seeds as bands."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from featherlight.report.charts import Axis, Level, Mark, Panel, Tick, Trace, mark, ticks, x_axis, y_axis
-from featherlight.report.curves import Curve, drawable, quantile, scatter, smooth, smoothing_window, thin
-from featherlight.report.quantities import in_count, in_digits, in_metric, in_metric_step, in_short, in_step
+from featherlight.report.charts import Level, Trace
+from featherlight.report.curves import Curve, Track, drawable, scatter, smooth, smoothing_window, spread, thin
+from featherlight.report.groups import Group
+from featherlight.report.panels import Figure, Subject, legend_of, panel_of
+from featherlight.report.quantities import (
+    capital,
+    in_count,
+    in_digits,
+    in_metric,
+    in_metric_step,
+    in_step,
+    is_percentage,
+    spoken,
+)
 from featherlight.report.runs import EvalPoint, RunRecord, StepPoint
-from featherlight.report.words import DRAWN_SPLIT
+from featherlight.report.words import SPLITS, listed, split_name
 
 _POINTS_ON_A_PAGE = 4800
+_DOTS_ON_A_PAGE = 12_000
 _FEWEST_POINTS = 40
+_FEWEST_DOTS = 12
 _MOST_DOTS = 48
-_SHARE_SEEN = 0.99
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A figure of two panels: what it shows, how to read it, and its legend (one mark without a path per trace)."""
-
-    title: str
-    caption: str
-    legend: tuple[Mark, ...]
-    panels: tuple[Panel, ...]
+_MOST_MOMENTS = 12
+_MOST_METRICS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,206 +40,243 @@ class _Across:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """What a figure is of: its name, the traces for one x, horizontal levels, how values and ticks read, and bounds."""
+class _Plot:
+    """What every figure of a page shares: the groups, what runs along x, and how many points a curve may have."""
 
-    name: str
-    traces: Callable[[_Across], list[Trace]]
-    levels: tuple[Level, ...]
-    show: Callable[[float], str]
-    tick: Callable[[float, float], str]
-    within: tuple[float, float] | None = None
+    groups: Sequence[Group]
+    acrosses: tuple[_Across, ...]
+    max_points: int
+    max_dots: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one group to draw."""
+        return len(self.groups) == 1
+
+    @property
+    def over_seeds(self) -> bool:
+        """Whether a group has several seeds, so that there are bands."""
+        return any(group.several for group in self.groups)
 
 
-def figures(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[Figure]:
+def figures(groups: Sequence[Group]) -> list[Figure]:
     """Draw the loss, then each metric that any of the runs evaluated.
 
     Args:
-        runs: one run, or several to lay over each other.
-        labels: a name for each, in the same order.
+        groups: one, or several to lay over each other. A group of several runs is drawn as its median with a band
+            from the lowest to the highest.
 
     Returns:
         A figure for each subject that has points; there is none where nothing was recorded.
     """
-    found = [_loss_figure(runs, labels)]
-    names = dict.fromkeys(point.metric for run in runs for point in _drawn(run))
-    found.extend(_metric_figure(runs, labels, name) for name in names)
+    runs = [run for group in groups for run in group.runs]
+    names = _metric_names(runs)
+    plot = _Plot(
+        groups=groups,
+        acrosses=(_work_across(runs), _time_across(runs)),
+        max_points=max(_FEWEST_POINTS, _POINTS_ON_A_PAGE // (8 * len(groups))),
+        max_dots=max(_FEWEST_DOTS, min(_MOST_DOTS, _DOTS_ON_A_PAGE // (4 * len(groups) * max(1, len(names))))),
+    )
+    found = [_loss_figure(plot), *(_metric_figure(plot, name) for name in names)]
     return [figure for figure in found if figure is not None]
 
 
-def _loss_figure(runs: Sequence[RunRecord], labels: Sequence[str]) -> Figure | None:
-    alone = len(runs) == 1
-    windows = [smoothing_window(len(run.steps)) for run in runs]
-    max_points = max(_FEWEST_POINTS, _POINTS_ON_A_PAGE // (8 * len(runs)))
+def _metric_names(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the metrics to draw: what the runs are judged by first, then as they come."""
+    judged = [run.summary.metric.name for run in runs if run.summary and run.summary.metric]
+    seen = dict.fromkeys(name for run in runs for point in run.evals for name in point.values)
+    return [name for name in dict.fromkeys((*judged, *seen)) if name in seen][:_MOST_METRICS]
+
+
+def _loss_figure(plot: _Plot) -> Figure | None:
+    windows = sorted({smoothing_window(len(run.steps)) for group in plot.groups for run in group.runs if run.steps})
 
     def traces(across: _Across) -> list[Trace]:
-        clouds, lines = [], []
-        for slot, (run, label, window) in enumerate(zip(runs, labels, windows, strict=True)):
-            xs, ys = [across.of(point) for point in run.steps], [point.loss for point in run.steps]
-            raw, trend = Curve(xs=xs, ys=ys), Curve(xs=xs, ys=smooth(ys, window))
-            clouds.append(Trace(label="each step", curve=scatter(raw, 3 * max_points), slot=slot, look="cloud"))
-            name = ("training" if window == 1 else "training, mean") if alone else label
-            lines.append(Trace(label=name, curve=thin(trend, max_points), slot=slot, look="line"))
-        return [*clouds, *lines, *(_valid_loss(runs[0], across) if alone else [])]
+        found = list(chain.from_iterable(_training_loss(plot, group, across) for group in plot.groups))
+        found.sort(key=lambda trace: ("cloud", "band").index(trace.look) if trace.look in ("cloud", "band") else 2)
+        if plot.alone:
+            for slot, split in enumerate(_splits(plot.groups[0].runs), start=1):
+                name = split_name(split) if split != "train" else "training, evaluated"
+                found += _evaluated(plot, plot.groups[0], across, split, None, (name, slot, "dashed"))
+        return found
 
-    used = sorted({window for run, window in zip(runs, windows, strict=True) if run.steps})
-    if not used and not any(_drawn(run) for run in runs):
-        return None
-    subject = _Subject(name="Loss", traces=traces, levels=(), show=in_digits, tick=in_step)
-    return _figure(subject, runs, _loss_caption(used, alone))
+    subject = Subject(name="Loss", show=in_digits, tick=in_step)
+    return _figure(plot, subject, traces, _loss_caption(plot, windows))
 
 
-def _loss_caption(windows: Sequence[int], alone: bool) -> str:
+def _loss_caption(plot: _Plot, windows: Sequence[int]) -> str:
     spans = " to ".join(in_count(window) for window in sorted({*windows[:1], *windows[-1:]}) or [1])
-    plain = spans == "1"
-    trend = "Lines join the steps" if plain else f"Faint dots are single steps, lines their mean over {spans} steps"
-    return (
-        f"{trend}; the dashed line is the loss on the validation split." if alone else f"{trend}, training loss only."
+    if spans == "1":
+        caption = "Lines join the steps"
+    elif all(group.several for group in plot.groups):
+        caption = f"Lines are means over {spans} steps"
+    else:
+        caption = f"Faint dots are single steps, lines their mean over {spans} steps"
+    if not plot.alone:
+        caption += ", training loss only"
+    elif _splits(plot.groups[0].runs):
+        caption += "; dashed lines are losses of evaluations"
+    return f"{caption}.{_band_caption(plot)}"
+
+
+def _band_caption(plot: _Plot) -> str:
+    return " Over several seeds, the line is the median and the band goes from the lowest to the highest." * (
+        plot.over_seeds
     )
 
 
-def _valid_loss(run: RunRecord, across: _Across) -> list[Trace]:
-    points = _drawn(run)
-    curve = Curve(xs=[across.of(point) for point in points], ys=[point.loss for point in points])
-    return _with_dots(Trace(label="validation", curve=curve, slot=1, look="dashed")) if points else []
+def _training_loss(plot: _Plot, group: Group, across: _Across) -> list[Trace]:
+    """Return a group's training loss: dots and their mean for one run, a band and its median for several."""
+    tracks = []
+    for run in group.runs:
+        ys = smooth([point.loss for point in run.steps], smoothing_window(len(run.steps)))
+        steps = [point.step for point in run.steps]
+        tracks.append(Track(steps=steps, xs=[across.of(point) for point in run.steps], ys=ys))
+    smoothed = any(smoothing_window(len(run.steps)) > 1 for run in group.runs)
+    name = ("training, mean" if smoothed else "training") if plot.alone else group.label
+    if group.several:
+        return _banded(tracks, plot.max_points, name, group.slot, "line")
+    (track,) = tracks
+    raw = Curve(xs=track.xs, ys=[point.loss for point in group.lead.steps])
+    line = thin(Curve(xs=track.xs, ys=track.ys), plot.max_points)
+    return [
+        Trace(label="each step", curve=scatter(raw, 3 * plot.max_points), slot=group.slot, look="cloud"),
+        Trace(label=name, curve=line, slot=group.slot, look="line"),
+    ]
 
 
-def _metric_figure(runs: Sequence[RunRecord], labels: Sequence[str], name: str) -> Figure | None:
+def _banded(tracks: Sequence[Track], max_points: int, name: str, slot: int, look: str) -> list[Trace]:
+    found = spread(tracks, max_points)
+    band = Trace(label=name, curve=Curve(xs=found.xs, ys=found.highs), slot=slot, look="band", floor=found.lows)
+    return [band, Trace(label=name, curve=Curve(xs=found.xs, ys=found.middles), slot=slot, look=look)]
+
+
+def _splits(runs: Sequence[RunRecord], name: str | None = None) -> list[str]:
+    """Return the splits on which a metric, or the loss for None, was evaluated; the one that stands for all first."""
+    found = dict.fromkeys(point.split for run in runs for point in run.evals if drawable(_value(point, name)))
+    return [*(split for split in SPLITS if split in found), *(split for split in found if split not in SPLITS)]
+
+
+def _value(point: EvalPoint, name: str | None) -> float:
+    return point.loss if name is None else point.values.get(name, float("nan"))
+
+
+def _evaluated(
+    plot: _Plot, group: Group, across: _Across, split: str, name: str | None, drawn: tuple[str, int, str]
+) -> list[Trace]:
+    """Return a group's evaluations on a split: a line with dots where they are few enough to tell apart."""
+    label, slot, look = drawn
+    tracks = []
+    for run in group.runs:
+        points = [point for point in run.evals if point.split == split]
+        if name is not None:
+            points = [point for point in points if name in point.values]
+        places = [across.of(point) for point in points]
+        steps = [point.step for point in points]
+        tracks.append(Track(steps=steps, xs=places, ys=[_value(point, name) for point in points]))
+    if group.several:
+        *band, line = _banded(tracks, 2 * plot.max_dots, label, slot, look)
+    else:
+        band, line = [], Trace(label=label, curve=Curve(xs=tracks[0].xs, ys=tracks[0].ys), slot=slot, look=look)
+    few = len(line.curve.xs) <= plot.max_dots
+    thinned = replace(line, curve=thin(line.curve, 2 * plot.max_dots))
+    return [*band, thinned, *([replace(line, look="dots")] if few else [])]
+
+
+def _metric_figure(plot: _Plot, name: str) -> Figure | None:
+    runs = [run for group in plot.groups for run in group.runs]
+    splits = _splits(runs, name)
+    if not splits:
+        return None
+    splits = splits if plot.alone else splits[:1]
+
     def traces(across: _Across) -> list[Trace]:
         found = []
-        for slot, (run, label) in enumerate(zip(runs, labels, strict=True)):
-            points = [point for point in _drawn(run) if point.metric == name]
-            curve = Curve(xs=[across.of(point) for point in points], ys=[point.value for point in points])
-            found.extend(_with_dots(Trace(label=label if len(runs) > 1 else name, curve=curve, slot=slot, look="line")))
-        return found
+        for group in plot.groups:
+            for i, split in enumerate(splits):
+                label = (split_name(split) if len(splits) > 1 else spoken(name)) if plot.alone else ""
+                drawn = (label or group.label, i if plot.alone else group.slot, "line")
+                found += _evaluated(plot, group, across, split, name, drawn)
+        return sorted(found, key=lambda trace: trace.look != "band")
 
-    spoken = name.replace("_", " ")
-    values = [point.value for run in runs for point in _drawn(run) if point.metric == name]
-    bounded = all(0 <= value <= 1 for value in values)
-    subject = _Subject(
-        name=spoken[:1].upper() + spoken[1:],
-        traces=traces,
-        levels=_levels(runs[0], name) if len(runs) == 1 else (),
+    values = [point.values[name] for run in runs for point in run.evals if name in point.values]
+    bounded = is_percentage(name) and all(0 <= value <= 1 for value in values if drawable(value))
+    subject = Subject(
+        name=capital(spoken(name)),
+        levels=_levels(plot.groups[0].lead, name) if plot.alone else (),
         show=lambda value: in_metric(name, value),
         tick=lambda value, step: in_metric_step(name, value, step),
         within=(0.0, 1.0) if bounded else None,
     )
-    few = all(len(_drawn(run)) <= _MOST_DOTS for run in runs)
-    caption = (
+    return _figure(plot, subject, traces, _metric_caption(plot, name, splits))
+
+
+def _metric_caption(plot: _Plot, name: str, splits: Sequence[str]) -> str:
+    runs = [run for group in plot.groups for run in group.runs]
+    few = all(sum(point.split == split for point in run.evals) <= plot.max_dots for run in runs for split in splits)
+    each = (
         "Each dot is"
         if few
         else "Where there are no dots, the line joins the lowest and the highest of neighbours; each is"
     )
-    return _figure(subject, runs, f"{caption} an evaluation on the validation split.")
+    where = (
+        f"the {split_name(splits[0])} split"
+        if len(splits) == 1
+        else f"a split ({listed(list(map(split_name, splits)))})"
+    )
+    judged = [run.summary.metric for run in runs if run.summary and run.summary.metric]
+    falls = any(metric.name == name and metric.lower_is_better for metric in judged)
+    return f"{each} an evaluation on {where}.{' Lower is better.' if falls else ''}{_band_caption(plot)}"
 
 
 def _levels(run: RunRecord, name: str) -> tuple[Level, ...]:
     """Return where the metric stood before training, as lines to compare with."""
     levels = []
-    if run.summary and run.summary.metric.name == name:
+    if run.summary and run.summary.metric and run.summary.metric.name == name:
         levels.append(Level(label="before", value=run.summary.metric.start))
-    if run.head_start and run.head_start.metric == name:
-        levels.append(Level(label="head start", value=run.head_start.value))
+    levels += [
+        Level(label=event.name, value=event.values[name])
+        for event in run.events
+        if event.step == 0 and name in event.values
+    ]
     return tuple(level for level in levels if drawable(level.value))
 
 
-def _with_dots(trace: Trace) -> list[Trace]:
-    """Thin a trace of evaluations, and set a dot at each one where they are few enough to tell apart."""
-    few = len(trace.curve.xs) <= _MOST_DOTS
-    thinned = replace(trace, curve=thin(trace.curve, 2 * _MOST_DOTS))
-    return [thinned, replace(trace, look="dots")] if few else [thinned]
+def _moments(plot: _Plot, across: _Across) -> list[Level]:
+    """Return the later events of a page's one run, where they stand along x."""
+    if not plot.alone:
+        return []
+    run = plot.groups[0].lead
+    later = [event for event in run.events if event.step > 0]
+    points = sorted((*run.steps, *run.evals), key=lambda point: point.step)
+    if not points or len(later) > _MOST_MOMENTS:
+        return []
+    steps = [point.step for point in points]
+    return [
+        Level(label=event.name, value=across.of(points[max(0, bisect_right(steps, event.step) - 1)])) for event in later
+    ]
 
 
-def _figure(subject: _Subject, runs: Sequence[RunRecord], caption: str) -> Figure | None:
-    acrosses = (
-        _Across(title="Example-forwards", of=lambda point: point.forwards),
-        _time_across(runs),
-    )
-    drawn = [(across, subject.traces(across)) for across in acrosses]
-    if not any(drawable(y) for _, traces in drawn for trace in traces for y in trace.curve.ys):
+def _figure(plot: _Plot, subject: Subject, traces: Callable[[_Across], list[Trace]], caption: str) -> Figure | None:
+    drawn = [(across, traces(across)) for across in plot.acrosses]
+    if not any(drawable(y) for _, found in drawn for trace in found for y in trace.curve.ys):
         return None
-    panels = [_panel(subject, across, traces) for across, traces in drawn]
-    shown = [trace for trace in drawn[0][1] if trace.look in ("line", "dashed") and trace.curve.xs]
-    legend = tuple(Mark(path="", slot=trace.slot, look=trace.look, label=trace.label) for trace in shown)
+    panels = [panel_of(subject, across.title, found, _moments(plot, across)) for across, found in drawn]
     if any(x.log for _, x, _ in panels):
         caption += (
             " Runs differ widely in length, so an axis is logarithmic; what happened at zero stands at its left edge."
         )
     if any(y.log for _, _, y in panels):
         caption += " The upward axis is logarithmic."
-    return Figure(
-        title=subject.name,
-        caption=caption,
-        legend=legend if len(legend) > 1 else (),
-        panels=tuple(panel for panel, _, _ in panels),
-    )
+    legend = legend_of(drawn[0][1])
+    return Figure(title=subject.name, caption=caption, legend=legend, panels=tuple(panel for panel, _, _ in panels))
 
 
-def _panel(subject: _Subject, across: _Across, traces: Sequence[Trace]) -> tuple[Panel, Axis, Axis]:
-    """Return a panel and its two axes."""
-    filled = [trace for trace in traces if any(map(drawable, trace.curve.ys))]
-    x = _x_axis_of(filled)
-    values = _must_see(filled)
-    levels = _near(subject.levels, values)
-    y = y_axis([*values, *(level.value for level in levels)], within=subject.within)
-    title = f"{across.title}{' (logarithmic)' if x.log else ''}"
-    panel = Panel(
-        title=title,
-        description=_described(subject, across, filled),
-        x_ticks=ticks(x, lambda value, step: in_short(value)),
-        y_ticks=ticks(y, subject.tick, upwards=True),
-        marks=tuple(mark(trace, x, y) for trace in filled),
-        levels=_placed(levels, y),
-    )
-    return panel, x, y
-
-
-def _near(levels: Sequence[Level], values: Sequence[float]) -> list[Level]:
-    """Return the levels that can be shown without squeezing what the values do into less than a third of the height."""
-    seen = [value for value in values if drawable(value)]
-    low, high = min(seen), max(seen)
-    kept = []
-    for level in sorted(levels, key=lambda level: max(low - level.value, level.value - high)):
-        if max(high, level.value) - min(low, level.value) <= 3 * (high - low) or high == low:
-            kept.append(level)
-    return kept
-
-
-def _placed(levels: Sequence[Level], y: Axis) -> tuple[Tick, ...]:
-    """Place levels from the top in percent; the words of a lower one that would touch the next are dropped."""
-    placed: list[Tick] = []
-    for level in sorted(levels, key=lambda level: -level.value):
-        at = round(100 - 100 * y.place(level.value), 2)
-        touching = bool(placed) and at - placed[-1].at < 8
-        placed.append(Tick(at=at, text="" if touching else level.label))
-    return tuple(placed)
-
-
-def _x_axis_of(traces: Sequence[Trace]) -> Axis:
-    reached = [[x for x in trace.curve.xs if drawable(x)] for trace in traces]
-    ends = [max(xs) for xs in reached if xs]
-    starts = [min(x for x in xs if x > 0) for xs in reached if any(x > 0 for x in xs)]
-    return x_axis(ends, starts)
-
-
-def _must_see(traces: Sequence[Trace]) -> list[float]:
-    """Return the values the y axis makes room for: all of a line, and a cloud without its furthest dots."""
-    values: list[float] = []
-    for trace in traces:
-        if trace.look == "cloud":
-            values.extend(quantile(trace.curve.ys, share) for share in (1 - _SHARE_SEEN, _SHARE_SEEN))
-        else:
-            values.extend(trace.curve.ys)
-    return values
-
-
-def _described(subject: _Subject, across: _Across, traces: Sequence[Trace]) -> str:
-    parts = []
-    for trace in traces:
-        if trace.look in ("line", "dashed"):
-            seen = [y for y in trace.curve.ys if drawable(y)]
-            parts.append(f"{trace.label} from {subject.show(seen[0])} to {subject.show(seen[-1])}")
-    return f"{subject.name} against {across.title.lower()}: {'; '.join(parts)}."
+def _work_across(runs: Sequence[RunRecord]) -> _Across:
+    """Return example-forwards along x, or steps for runs that count no examples."""
+    if any(point.forwards for run in runs for point in (*run.steps, *run.evals)):
+        return _Across(title="Example-forwards", of=lambda point: point.forwards)
+    return _Across(title="Steps", of=lambda point: point.step)
 
 
 def _time_across(runs: Sequence[RunRecord]) -> _Across:
@@ -244,7 +287,3 @@ def _time_across(runs: Sequence[RunRecord]) -> _Across:
         if longest >= 3 * unit:
             return _Across(title=title, of=lambda point, unit=unit: point.seconds / unit)
     return _Across(title="Seconds", of=lambda point: point.seconds)
-
-
-def _drawn(run: RunRecord) -> list[EvalPoint]:
-    return [point for point in run.evals if point.split == DRAWN_SPLIT]

@@ -1,6 +1,5 @@
 """The HTML page of one run or several: one file, nothing loaded from anywhere."""
 
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from featherlight.report.quantities import in_bytes, in_count, in_digits, in_metric
+from featherlight.report.files import replace_file
+from featherlight.report.quantities import in_count
 from featherlight.report.runs import RunRecord
 from featherlight.report.views import Quantity, page_view
 
-_TEMPLATES = ("page.html.j2", "parts.html.j2")
+_TEMPLATES = ("page.html.j2", "parts.html.j2", "blocks.html.j2")
 _STYLE = "page.css"
 
 
@@ -38,7 +38,7 @@ def write_report(runs: Sequence[RunRecord], path: str | Path) -> Path:
         )
     html = render_report(runs)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, html)
+    replace_file(target, html.encode("utf-8"))
     return target
 
 
@@ -67,13 +67,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "exact": _exact,
-        "in_bytes": in_bytes,
-        "in_count": in_count,
-        "in_digits": in_digits,
-        "in_metric": in_metric,
-    }
+    environment.filters |= {"exact": _exact, "in_count": in_count}
     return environment
 
 
@@ -84,17 +78,3 @@ def _exact(quantity: Quantity) -> Markup:
 
 def _read(name: str) -> str:
     return files("featherlight.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _replace(target: Path, text: str) -> None:
-    """Write beside `target`, flush to the disk, then rename over it."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

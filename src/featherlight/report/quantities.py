@@ -11,6 +11,11 @@ _GAP = "\N{NO-BREAK SPACE}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
+def is_percentage(name: str) -> bool:
+    """Tell whether a metric in [0, 1] is shown as a percentage."""
+    return name in PERCENT_METRICS or name.endswith("_accuracy")
+
+
 def signed(text: str) -> str:
     """Set a typographic minus for a leading hyphen."""
     return _MINUS + text[1:] if text.startswith("-") else text
@@ -79,24 +84,40 @@ def in_step(value: float, step: float) -> str:
 
 def in_metric_step(name: str, value: float, step: float) -> str:
     """Show a metric's value on such a scale."""
-    if name in PERCENT_METRICS:
+    if is_percentage(name):
         return f"{in_step(100 * value, 100 * step)}{_GAP}%"
     return in_step(value, step)
 
 
 def in_metric(name: str, value: float) -> str:
     """Show a metric's value: a percentage for accuracies, four significant digits otherwise."""
-    if name in PERCENT_METRICS and math.isfinite(value):
+    if is_percentage(name) and math.isfinite(value):
         return signed(f"{100 * value:.1f}{_GAP}%")
     return in_digits(value)
 
 
 def in_metric_change(name: str, change: float) -> str:
     """Show the size of a metric's change, without its sign: percentage points for accuracies."""
-    if name in PERCENT_METRICS and math.isfinite(change):
+    if is_percentage(name) and math.isfinite(change):
         points = f"{100 * abs(change):.1f}"
         return f"{points}{_GAP}point{'' if points == '1.0' else 's'}"
     return in_digits(abs(change))
+
+
+def in_range(texts: tuple[str, str]) -> str:
+    """Show the lowest and the highest of several as one span."""
+    low, high = texts
+    return low if low == high else f"{low} to {high}"
+
+
+def spoken(name: str) -> str:
+    """Return a metric's name as running text has it."""
+    return name.replace("_", " ")
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter large."""
+    return text[:1].upper() + text[1:]
 
 
 def in_times(ratio: float) -> str:

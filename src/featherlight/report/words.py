@@ -1,16 +1,24 @@
-"""What a run came to, in plain sentences."""
+"""What one run came to, in plain sentences."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featherlight.report.curves import drawable
-from featherlight.report.quantities import in_bytes, in_count, in_metric, in_metric_change, in_time
-from featherlight.report.runs import Memory, Metric, RunRecord, RunSummary
+from featherlight.report.quantities import (
+    capital,
+    in_bytes,
+    in_count,
+    in_digits,
+    in_metric,
+    in_metric_change,
+    in_time,
+    spoken,
+)
+from featherlight.report.runs import EvalPoint, EventPoint, Memory, Metric, RunRecord, RunSummary
 
-DRAWN_SPLIT = "valid"
-"""The split whose evaluations are drawn as curves."""
+SPLITS = ("valid", "test", "train")
+"""Splits in the order in which they stand for a run where one must."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +59,10 @@ METHODS = {
 }
 
 _STOPS = {
-    "finished": ("Finished", "good"),
-    "interrupted": ("Interrupted", "warn"),
-    "minutes": ("Out of time", "calm"),
-    "nan loss": ("Loss not a number", "bad"),
+    "finished": ("Finished", "good", "The run finished"),
+    "interrupted": ("Interrupted", "warn", "The run was interrupted"),
+    "not finite": ("Loss not finite", "bad", "The run ended"),
+    "failed": ("Failed", "bad", "The run failed"),
 }
 
 
@@ -63,27 +71,26 @@ def method_name(method: str) -> str:
     return METHODS[method].name if method in METHODS else method
 
 
-def stop_badge(summary: RunSummary | None) -> tuple[str, str]:
+def stop_badge(run: RunRecord) -> tuple[str, str]:
     """Return how a run ended, in two or three words, and the tone to say it in."""
-    if summary is None:
-        return "Unfinished", "warn"
-    return _STOPS.get(summary.stopped, (f"Stopped: {summary.stopped}", "calm"))
+    if run.outcome is None:
+        if run.still_going:
+            return "Still going on", "calm"
+        return ("Outcome lost", "bad") if run.summary_lost else ("Unfinished", "warn")
+    stopped = run.outcome.stopped
+    return _STOPS.get(stopped, (f"Stopped: {stopped}", "calm"))[:2]
 
 
-def run_labels(runs: Sequence[RunRecord]) -> list[str]:
-    """Name each run by the shortest thing that tells them apart: the method, the title, the folder, or both."""
-    methods = [method_name(run.summary.method) if run.summary else run.path.name for run in runs]
-    titles = [run.summary.title if run.summary else run.path.name for run in runs]
-    folders = [run.path.name for run in runs]
-    for names in (methods, titles, folders, [f"{m}, {f}" for m, f in zip(methods, folders, strict=True)]):
-        if max(Counter(names).values()) == 1:
-            return names
-    return [f"{number}. {title}" for number, title in enumerate(titles, start=1)]
+def first_split(evals: Sequence[EvalPoint]) -> str | None:
+    """Return the split that stands for some evaluations: validation where there is one; None where there are none."""
+    found = dict.fromkeys(point.split for point in evals)
+    return next((split for split in (*SPLITS, *found) if split in found), None)
 
 
-def higher_is_better(metric: Metric) -> bool:
-    """Tell a metric's direction from where its best value lies."""
-    return not (metric.best <= min(metric.start, metric.last) and metric.best < max(metric.start, metric.last))
+def head_start(run: RunRecord) -> EventPoint | None:
+    """Return the last event before the first step that says where it left the metric or the loss."""
+    told = [event for event in run.events if event.step == 0 and (event.values or drawable(event.loss))]
+    return told[-1] if told else None
 
 
 def headline(run: RunRecord) -> str:
@@ -95,160 +102,143 @@ def headline(run: RunRecord) -> str:
     Returns:
         Plain text, for a page's heading or a terminal.
     """
-    if run.summary is None:
+    if run.outcome is None:
         return _unfinished(run)
-    metric = run.summary.metric
-    name = _spoken(metric.name)
-    if run.summary.stopped == "nan loss":
-        at = f" at step {in_count(run.steps[-1].step)}" if run.steps else ""
-        return f"The loss stopped being a number{at}, so the run ended. {_moved(name, metric)}."
+    metric = run.outcome.metric
+    if run.outcome.stopped == "not finite":
+        at = f" at step {in_count(run.last_step)}" if run.steps else ""
+        tail = f" {_moved(metric)}." if metric else ""
+        return f"The loss stopped being a number{at}, so the run ended.{tail}"
+    if metric is None:
+        return _without_metric(run, run.outcome)
     gain = metric.last - metric.start
     if math.isnan(gain):
-        return f"{_moved(name, metric)}."
-    if (gain if higher_is_better(metric) else -gain) <= 0:
-        return f"Training did not help: {_lower_first(_moved(name, metric))}."
-    return f"{_moved(name, metric)}{_share_of_head_start(metric)}."
+        return f"{_moved(metric)}."
+    if (-gain if metric.lower_is_better else gain) <= 0:
+        moved = _moved(metric)
+        return f"Training did not help: {moved[:1].lower()}{moved[1:]}."
+    return f"{_moved(metric)}{_share_of_head_start(run, metric)}."
 
 
 def deck(run: RunRecord) -> str:
     """Say how a run ended, what it cost, and where it was at its best."""
-    if run.summary is None:
-        return "It wrote no summary yet: it is still going, or it was stopped before it could. Curves are up to date."
-    summary = run.summary
-    counters = summary.counters
-    end = {
-        "finished": "The run finished",
-        "interrupted": "The run was interrupted",
-        "minutes": "The time allowed ran out",
-        "nan loss": "The run ended",
-    }.get(summary.stopped, f"The run stopped ({summary.stopped})")
-    steps = "1 step" if counters.steps == 1 else f"{in_count(counters.steps)} steps"
-    return f"{end} after {steps} in {in_time(counters.seconds)}. {_memory_sentence(summary)}{_best_sentence(summary)}"
-
-
-def comparison_headline(runs: Sequence[RunRecord]) -> str:
-    """Say which of several runs ended best and which took the least memory above running the model."""
-    done = [(label, run.summary) for label, run in zip(run_labels(runs), runs, strict=True) if run.summary]
-    finite = [(label, summary) for label, summary in done if math.isfinite(summary.metric.last)]
-    if len(done) < 2:
-        return f"{len(runs)} runs side by side; {len(done) or 'none'} of them left a summary."
-    frugal, frugal_summary = min(done, key=lambda item: item[1].memory.above_inference)
-    least = f"took the least memory, {_above_phrase(frugal_summary.memory)}"
-    if len({summary.metric.name for _, summary in done}) > 1 or not finite:
-        return f"{frugal} {least}. The runs have no metric in common, so none is called best."
-    falls = any(not higher_is_better(summary.metric) for _, summary in finite)
-    best = (min if falls else max)(summary.metric.last for _, summary in finite)
-    winners = [label for label, summary in finite if summary.metric.last == best]
-    name = finite[0][1].metric.name
-    verb = "ended level, both" if len(winners) == 2 else "ended level, all" if len(winners) > 2 else "ended best,"
-    first = f"{_listed(winners)} {verb} at {in_metric(name, best)} {_spoken(name)}"
-    return f"{first}, and {least}." if winners == [frugal] else f"{first}; {frugal} {least}."
+    if run.outcome is None:
+        if run.still_going:
+            return "The run is still going on; this page shows it up to now. Make it again for the rest."
+        if run.summary is not None:
+            return "It was resumed after its summary was written, and has not ended since. Curves are up to date."
+        if run.summary_lost:
+            return "Its summary cannot be read, so how it ended is not known. Curves go as far as they were recorded."
+        return "It wrote no summary: it was stopped before it could. Curves go as far as it came."
+    summary = run.outcome
+    end = _STOPS.get(summary.stopped, ("", "", f"The run stopped ({summary.stopped})"))[2]
+    if summary.counters:
+        count = summary.counters.steps
+        steps = "" if count == 0 else " after 1 step" if count == 1 else f" after {in_count(count)} steps"
+        end += f"{steps} in {in_time(summary.counters.seconds)}"
+    return " ".join(part for part in (f"{end}.", _memory_sentence(summary), _best_sentence(summary.metric)) if part)
 
 
 def remarks(run: RunRecord) -> list[str]:
-    """List what a reader of one run must know to read its page: its own notes, gaps, and evaluations not drawn."""
+    """List what a reader of one run must know to read its page: its own notes, and gaps."""
     notes = list(run.summary.notes) if run.summary else []
     broken = [point.step for point in run.steps if not drawable(point.loss)]
     if broken:
         where = f"1 step (step {in_count(broken[0])})" if len(broken) == 1 else _span(broken)
         notes.append(f"The training loss was not finite, or too large to draw, at {where}; the curves have gaps there.")
     if run.torn:
-        notes.append("The last line of the metrics was incomplete, as a killed process leaves it, and is left out.")
-    others = {point.split: point for point in run.evals if point.split != DRAWN_SPLIT}
-    notes.extend(
-        f"On the split {point.split}, {_spoken(point.metric)} was last {in_metric(point.metric, point.value)} "
-        f"(step {in_count(point.step)}); it is not drawn."
-        for point in others.values()
-    )
+        why = "it was being written" if run.still_going else "a killed process leaves it so"
+        notes.append(f"The last line of the metrics was incomplete ({why}), and is left out.")
     return notes
 
 
-def cautions(runs: Sequence[RunRecord]) -> list[str]:
-    """List what makes several runs less than a fair comparison."""
-    summaries = [run.summary for run in runs if run.summary]
-    found = []
-    for what, seen in (
-        ("models", {summary.model for summary in summaries}),
-        ("training data", {summary.train for summary in summaries}),
-        ("metrics", {summary.metric.name for summary in summaries}),
-    ):
-        if len(seen) > 1:
-            found.append(f"The runs differ in their {what} ({_listed(sorted(seen))}): compare with care.")
-    return found
+def above_phrase(memory: Memory) -> str:
+    """Say how far the training peak stands from the inference peak; empty where one of them is not known."""
+    above = memory.above_inference
+    if above is None:
+        return ""
+    if above == 0:
+        return "exactly what running the model takes"
+    return f"{in_bytes(abs(above))} {'above' if above > 0 else 'below'} what running the model takes"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as running text does."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _unfinished(run: RunRecord) -> str:
-    drawn = [point for point in run.evals if point.split == DRAWN_SPLIT]
-    if not run.steps and not drawn:
+    state = "Still going on" if run.still_going else "Outcome lost; recorded to" if run.summary_lost else "Unfinished"
+    step = f"{'' if run.summary_lost else 'at '}step {in_count(run.last_step)}"
+    split = first_split(run.evals)
+    if not run.steps and split is None:
         return "This run has recorded nothing yet."
-    step = max([*(point.step for point in run.steps[-1:]), *(point.step for point in drawn[-1:])])
-    if not drawn:
-        return f"Unfinished at step {in_count(step)}, not evaluated yet."
-    last = drawn[-1]
-    return (
-        f"Unfinished at step {in_count(step)}: {_spoken(last.metric)} was last {in_metric(last.metric, last.value)}, "
-        f"at step {in_count(last.step)}."
-    )
+    if split is None:
+        return f"{state} {step}, not evaluated yet."
+    last = [point for point in run.evals if point.split == split][-1]
+    stood = [f"{spoken(name)} was last {in_metric(name, value)}" for name, value in list(last.values.items())[:1]]
+    stood = stood or [f"the {split_name(split)} loss was last {in_digits(last.loss)}"]
+    return f"{state} {step}: {stood[0]}, at step {in_count(last.step)}."
 
 
-def _moved(name: str, metric: Metric) -> str:
-    start, last = in_metric(metric.name, metric.start), in_metric(metric.name, metric.last)
-    spoken = name[:1].upper() + name[1:]
+def split_name(split: str) -> str:
+    """Return a split's name in running text."""
+    return {"valid": "validation", "train": "training"}.get(split, split)
+
+
+def _without_metric(run: RunRecord, summary: RunSummary) -> str:
+    """Say what came of a run that has no metric: its loss, else that it ended."""
+    if summary.loss is None:
+        return f"{run.title}: {stop_badge(run)[0].lower()}."
+    start, last = in_digits(summary.loss.start), in_digits(summary.loss.last)
     if start == last:
-        return f"{spoken} stayed at {last}"
+        return f"The loss stayed at {last}."
+    if not math.isfinite(summary.loss.last - summary.loss.start):
+        return f"The loss went from {start} to {last}."
+    return f"The loss {'rose' if summary.loss.last > summary.loss.start else 'fell'} from {start} to {last}."
+
+
+def _moved(metric: Metric) -> str:
+    start, last = in_metric(metric.name, metric.start), in_metric(metric.name, metric.last)
+    name = capital(spoken(metric.name))
+    if start == last:
+        return f"{name} stayed at {last}"
     if not math.isfinite(metric.last - metric.start):
-        return f"{spoken} went from {start} to {last}"
-    return f"{spoken} {'rose' if metric.last > metric.start else 'fell'} from {start} to {last}"
+        return f"{name} went from {start} to {last}"
+    return f"{name} {'rose' if metric.last > metric.start else 'fell'} from {start} to {last}"
 
 
-def _share_of_head_start(metric: Metric) -> str:
+def _share_of_head_start(run: RunRecord, metric: Metric) -> str:
     """Say how much of a gain the head start made before any training."""
-    if metric.head_start is None or not math.isfinite(metric.head_start):
+    event = head_start(run)
+    value = event.values.get(metric.name, math.nan) if event else math.nan
+    if event is None or not math.isfinite(value):
         return ""
-    trained = metric.last - metric.head_start
-    if not higher_is_better(metric):
-        trained = -trained
-    reached = f"the head start reached {in_metric(metric.name, metric.head_start)}"
+    trained = (metric.last - value) * (-1 if metric.lower_is_better else 1)
+    reached = f"the {event.name} reached {in_metric(metric.name, value)}"
     size = in_metric_change(metric.name, trained)
     if size == in_metric_change(metric.name, 0.0):
         return f"; {reached} and training kept it there"
-    return f"; {reached}, and training {'added' if trained > 0 else 'lost'} {size}"
+    verb = ("added", "lost") if not metric.lower_is_better else ("took off", "put on")
+    return f"; {reached}, and training {verb[trained <= 0]} {size}"
 
 
 def _memory_sentence(summary: RunSummary) -> str:
     memory = summary.memory
-    text = f"Its memory peaked at {in_bytes(memory.training_peak)}, {_above_phrase(memory)}"
+    if memory is None or memory.peak is None:
+        return ""
+    above = above_phrase(memory)
+    text = f"Its memory peaked at {in_bytes(memory.peak)}{f', {above}' if above else ''}"
     if memory.adamw_estimate is None or summary.method == "adamw":
         return f"{text}."
     return f"{text}; AdamW would take an estimated {in_bytes(memory.adamw_estimate)}."
 
 
-def _above_phrase(memory: Memory) -> str:
-    above = memory.above_inference
-    if above == 0:
-        return "exactly what running the model takes"
-    direction = "above" if above > 0 else "below"
-    return f"{in_bytes(abs(above))} {direction} what running the model takes"
-
-
-def _best_sentence(summary: RunSummary) -> str:
-    metric = summary.metric
-    if in_metric(metric.name, metric.best) == in_metric(metric.name, metric.last):
+def _best_sentence(metric: Metric | None) -> str:
+    if metric is None or in_metric(metric.name, metric.best) == in_metric(metric.name, metric.last):
         return ""
-    return f" At its best it stood at {in_metric(metric.name, metric.best)}."
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return f"At its best it stood at {in_metric(metric.name, metric.best)}."
 
 
 def _span(steps: Sequence[int]) -> str:
     return f"{in_count(len(steps))} steps (from step {in_count(steps[0])} to step {in_count(steps[-1])})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

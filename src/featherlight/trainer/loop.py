@@ -59,6 +59,12 @@ class Budget:
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be positive; got {value}.")
 
+    def text(self) -> str:
+        """The budget for people."""
+        steps = None if self.steps is None else f"{self.steps:,} steps"
+        minutes = None if self.minutes is None else f"{self.minutes:g} minutes"
+        return " or ".join(one for one in (steps, minutes) if one is not None)
+
     def progress(self, step: int, seconds: float) -> float:
         """The share that is used up, in [0, 1]."""
         by_steps = step / self.steps if self.steps is not None else 0.0

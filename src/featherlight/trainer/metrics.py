@@ -1,23 +1,38 @@
-"""`metrics.jsonl`: one line for each thing measured in a run."""
+"""`metrics.jsonl`: one line for each thing measured in a run, and others who listen. The lines are described in
+docs/run-directory.md.
+"""
 
 import json
 import math
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from featherlight.trainer.files import write_atomically
 
 
+class Listener(Protocol):
+    """Is handed every line of the metrics as it is written: a tracker, a plot, a test."""
+
+    def __call__(self, line: Mapping[str, Any]) -> None: ...
+
+
 class MetricsLog:
-    """Appends measurements to a file, a JSON object a line.
+    """Appends measurements to a file, a JSON object a line, and passes them on.
 
     Args:
         path: of the file; lines that are there are kept, up to the last whole one.
+        listeners: are handed each line. One that fails is left out from then on, and the run goes on.
+        warn: is handed a sentence when a listener fails.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, listeners: Sequence[Listener] = (), warn: Callable[[str], None] = lambda sentence: None
+    ) -> None:
         self.path = path
+        self._listeners = list(listeners)
+        self._warn = warn
         self._file = path.open("ab")
         if path.stat().st_size:
             kept = path.read_bytes().rfind(b"\n") + 1
@@ -28,23 +43,44 @@ class MetricsLog:
         line = {"kind": kind} | {name: _finite(value) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
+        for listener in tuple(self._listeners):
+            self._tell(listener, line)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All lines so far."""
+        with self.path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
 
     def truncate_after(self, step: int) -> None:
         """Drops what was measured after a step that a resumed run starts from."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = b"".join(line for line in lines if json.loads(line).get("step", 0) <= step)
+        kept = [line for line in self.path.read_bytes().splitlines(keepends=True) if json.loads(line)["step"] <= step]
         self._file.close()
-        write_atomically(self.path, lambda file: file.write(kept))
+        write_atomically(self.path, lambda file: file.write(b"".join(kept)))
         self._file = self.path.open("ab")
+
+    def flush(self) -> None:
+        """Returns when all lines are on disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if not self._file.closed:
-            os.fsync(self._file.fileno())
+            self.flush()
             self._file.close()
+
+    def _tell(self, listener: Listener, line: Mapping[str, Any]) -> None:
+        try:
+            listener(line)
+        except Exception as error:
+            self._listeners.remove(listener)
+            name = getattr(listener, "__qualname__", type(listener).__qualname__)
+            self._warn(
+                f"warning: {name} failed ({type(error).__name__}: {error}) and is left out from here on; the run goes on"
+            )
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _finite(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]

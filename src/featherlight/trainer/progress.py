@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from featherlight.meter import Meter, process_peak_bytes
-from featherlight.trainer.loop import StepInfo
+from featherlight.trainer.loop import Callback, StepInfo
 
 _SMOOTHING = 0.95
 Item = TypeVar("Item")
@@ -38,6 +40,44 @@ def tracker(console: Console) -> Tracker:
     return show
 
 
+@dataclass(frozen=True)
+class Display:
+    """Where people look while a run is going. `Display()` shows nothing.
+
+    Args:
+        console: of the lines and bars; None shows nothing.
+    """
+
+    console: Console | None = None
+
+    def say(self, line: str) -> None:
+        """Prints a line for people."""
+        if self.console is not None:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def track(self, items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+        """A long pass over a sized iterable."""
+        return silent(items, what, total) if self.console is None else tracker(self.console)(items, what, total)
+
+    def watch(self, meter: Meter, score: Callable[[], str]) -> "Watcher":
+        """The progress of steps: a bar on a terminal or in a notebook, a line now and then elsewhere."""
+        if self.console is None:
+            return NoProgress()
+        lasting = self.console.is_terminal or self.console.is_jupyter
+        return (BarProgress if lasting else LineProgress)(self.console, meter, score)
+
+
+class Watcher(Callback, AbstractContextManager, Protocol):
+    """A callback that is on while steps are made."""
+
+
+class NoProgress(nullcontext):
+    """Shows nothing."""
+
+    def on_step(self, info: StepInfo) -> None:
+        return None
+
+
 class _Status:
     """The numbers of the moment as text."""
 
@@ -53,9 +93,13 @@ class _Status:
             "loss": f"loss {self.loss:.4f}",
             "score": self.score(),
             "forwards": f"{self.meter.example_forwards:,} forwards",
-            "speed": f"{self.meter.tokens / max(info.seconds, 1e-9):,.0f} tokens/s",
+            "speed": self._speed(info),
             "memory": f"{process_peak_bytes() / 2**30:.2f} GiB",
         }
+
+    def _speed(self, info: StepInfo) -> str:
+        unit, count = ("tokens", self.meter.tokens) if self.meter.tokens else ("forwards", self.meter.example_forwards)
+        return f"{count / max(info.seconds, 1e-9):,.0f} {unit}/s"
 
 
 class BarProgress:

@@ -48,7 +48,7 @@ def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, A
             text, digest = (file.metadata()[name] for name in ("featherlight", "digest"))
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"the save {path} cannot be read ({error}); it is cut off, altered or not a save.") from None
+        raise _unreadable(path, error) from None
     if digest != _digest(text, tensors):
         raise ValueError(
             f"the save {path} is altered: its contents do not match its checksum. Go back to an older one."
@@ -63,6 +63,23 @@ def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, A
             tensor.copy_(saved[name])
     optimizer.load_state_dict(_unflatten(document["optimizer"], tensors))
     return document["progress"]
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """The progress that a save was made with, without its tensors.
+
+    Raises:
+        ValueError: the file is cut off or not a save.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["featherlight"])["progress"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"the save {path} cannot be read ({error}); it is cut off, altered or not a save.")
 
 
 def _digest(document: str, tensors: dict[str, Tensor]) -> str:

@@ -157,7 +157,7 @@ def test_blocks_are_contiguous(make_tokenizer: MakeTokenizer):
     assert batch["labels"].equal(batch["input_ids"])
     with pytest.raises(ValueError, match="the text has 3 tokens, fewer than one block of 4"):
         lm_blocks(words(3), make_tokenizer(), block_length=4)
-    with pytest.raises(ValueError, match="`block_length` must be at least 2"):
+    with pytest.raises(ValueError, match=r"a block \(`max_length`\) must have at least 2"):
         lm_blocks(words(3), make_tokenizer(), block_length=1)
 
 

@@ -114,7 +114,7 @@ BAD_FITS = {
     "one class of two spellings": ([1, "1", 1.0], None, "holds one class only, '1'"),
     "list": (["a", ["b"]], None, "a label of type list in row 2"),
     "fraction": (["a", Fraction(1, 2)], None, "a label of type Fraction in row 2"),
-    "index": ([*range(60)], None, r"60 distinct values in 60 rows, .* `regression=True`"),
+    "index": ([*range(60)], None, r"60 distinct values in 60 rows, .* `--task regression`"),
     "texts": ([f"text {i}" for i in range(60)], None, "60 distinct values in 60 rows"),
     "infinite": ([0.5, math.inf], None, "has inf in row 2, where a regression needs a finite number"),
     "too large for float32": ([0.5, 1e39], None, r"has 1e\+39 in row 2"),

@@ -36,8 +36,29 @@ def test_columns_are_taken_or_guessed(
     labels: list[Any] | None,
 ):
     rows = text_rows(table(**columns), text_columns=text_columns, label_column=label_column)
-    assert rows == TextRows(texts=texts, labels=labels, source="here")
+    assert (rows.texts, rows.labels, rows.source) == (texts, labels, "here")
     assert len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "text_columns", "label_column", "taken"),
+    [
+        ({"Text": ["a"], "Label": [1]}, (), None, (("Text",), "Label")),
+        ({"premise": ["a"], "hypothesis": ["b"], "label": [1]}, (), None, (("premise", "hypothesis"), "label")),
+        ({"text": ["a"], "label": [1], "fine": ["x"]}, (), "fine", (("text",), "fine")),
+        ({"foo": ["a"], "bar": ["b"]}, ("bar", "foo"), None, (("bar", "foo"), None)),
+    ],
+)
+def test_rows_say_which_columns_they_are_of(
+    columns: dict[str, list[Any]],
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    taken: tuple[tuple[str, ...], str | None],
+):
+    rows = text_rows(table(**columns), text_columns=text_columns, label_column=label_column)
+    assert (rows.text_columns, rows.label_column) == taken
+    again = text_rows(table(**columns), text_columns=rows.text_columns, label_column=rows.label_column)
+    assert again == rows
 
 
 @pytest.mark.parametrize(
@@ -47,11 +68,11 @@ def test_columns_are_taken_or_guessed(
             {"utterance": ["a"], "label": [1]},
             (),
             None,
-            r"here .*no usual name.* columns are 'utterance', 'label'.*`text_columns`",
+            r"here .*no usual name.* columns are 'utterance', 'label'.*`--text`",
         ),
         ({"text": ["a"], "body": ["b"]}, (), None, "cannot be told .2 guesses fit.; its columns are 'text', 'body'"),
         ({"text": ["a"], "premise": ["b"], "hypothesis": ["c"]}, (), None, "2 guesses fit"),
-        ({"text": ["a"], "labels": [1], "target": [1]}, (), None, r"'labels', 'target' all might.* `label_column`"),
+        ({"text": ["a"], "labels": [1], "target": [1]}, (), None, r"'labels', 'target' all might.* `--label`"),
         ({"text": ["a"], "label": [1]}, (), "lable", "no column 'lable'.* Did you mean 'label'"),
         ({"text": ["a"], "label": [1]}, ("txt",), None, "no column 'txt'.* Did you mean 'text'"),
         ({"text": ["a", None, 3], "label": [1, 2, 3]}, (), None, "2 of 3 do not: row 2 has 'None' of type NoneType"),
@@ -134,6 +155,14 @@ def test_bad_plain_text(tmp_path: Path, name: str, content: bytes, message: str)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_plain_text(path)
+
+
+def test_the_column_of_a_plain_text_can_be_named(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,body\none,1\ntwo,2\n")
+    assert read_plain_text(path, text_columns=("body",)) == "1\n2"
+    with pytest.raises(ValueError, match=r"'text', 'body'.* one text is needed.*`--text`"):
+        read_plain_text(path, text_columns=("text", "body"))
 
 
 def test_tiny_shakespeare(real_data: Path):

@@ -1,12 +1,13 @@
 """A run directory on disk."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from featherlight.report import Section, write_sections
 from tests.unit.report.samples import CONFIG, make_metrics
 
 WriteRun = Callable[..., Path]
@@ -22,16 +23,20 @@ def write_run(tmp_path: Path) -> WriteRun:
         summary: Mapping[str, Any] | None = None,
         metrics: list[dict[str, Any]] | None = None,
         tail: str = "",
-        config: str = CONFIG,
+        config: str | None = CONFIG,
+        sections: Sequence[Section] = (),
     ) -> Path:
         directory = tmp_path / name
         directory.mkdir()
-        (directory / "config.toml").write_text(config, encoding="utf-8")
+        if config is not None:
+            (directory / "config.toml").write_text(config, encoding="utf-8")
         lines = make_metrics() if metrics is None else metrics
         text = "".join(json.dumps(line) + "\n" for line in lines) + tail
         (directory / "metrics.jsonl").write_text(text, encoding="utf-8")
         if summary is not None:
             (directory / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        if sections:
+            write_sections(directory, sections)
         return directory
 
     return write

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = frozenset({"meta", "link", "br", "col", "path", "rect"})
+VOID = frozenset({"meta", "link", "br", "col", "path", "rect", "img"})
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from featherlight.report import headline, read_run, render_report, write_report
+from featherlight.report import ConfusionTable, Section, headline, read_run, render_report, write_report
 from tests.unit.report.conftest import WriteRun
 from tests.unit.report.html_reading import Element, machine_values, read_html, table_rows
-from tests.unit.report.samples import CONFIG, make_metrics, make_summary
+from tests.unit.report.samples import CONFIG, bare_summary, make_config, make_metrics, make_sections, make_summary
 
 LIMIT = 1_500_000
 NASTY = "<script>alert('&\"')</script>"
@@ -30,12 +30,12 @@ def section(page: Element, name: str) -> Element:
 
 
 def figures_of(summary: Mapping[str, Any]) -> list[float]:
-    """Return every number in a summary but those of the confusion table."""
+    """Return every number of a summary that the page shows to the last digit."""
     found: list[float] = []
     for key, value in summary.items():
-        if isinstance(value, dict) and key != "confusion":
+        if isinstance(value, dict) and key != "environment":
             found.extend(figures_of(value))
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("version", "seed"):
             found.append(value)
     return found
 
@@ -43,7 +43,12 @@ def figures_of(summary: Mapping[str, Any]) -> list[float]:
 def three_runs(write_run: WriteRun) -> list[Path]:
     """Write a run of each method."""
     return [
-        write_run(method, summary=make_summary(method), metrics=make_metrics(200, seed=seed, rate=rate))
+        write_run(
+            method,
+            summary=make_summary(method),
+            metrics=make_metrics(200, seed=seed, rate=rate),
+            config=make_config(method=method),
+        )
         for seed, (method, rate) in enumerate({"zo": 1.0, "mezo": 1.3, "adamw": 0.1}.items())
     ]
 
@@ -58,8 +63,9 @@ def test_every_figure_of_the_summary_is_on_the_page(write_run: WriteRun) -> None
 def test_every_word_of_the_summary_is_on_the_page(write_run: WriteRun) -> None:
     summary = make_summary()
     text = page_of(write_run(summary=summary)).text
-    words = [summary[key] for key in ("title", "command", "resume_command", "model", "train")]
-    words += [*summary["notes"], *summary["versions"], *summary["versions"].values(), summary["memory"]["measured_by"]]
+    words = [summary[key] for key in ("title", "command", "resume_command", "recipe")]
+    words += [*summary["notes"], *summary["facts"].values(), summary["memory"]["measured_by"]]
+    words += [*summary["environment"], *map(str, summary["environment"].values())]
     assert not [word for word in words if word not in text]
     assert "accuracy" in text.lower()
     assert "Finished" in text
@@ -86,21 +92,38 @@ def test_the_headline_says_what_came_of_it(write_run: WriteRun) -> None:
             {"name": "accuracy", "start": 0.9, "best": 0.9, "last": 0.9},
             "Training did not help: accuracy stayed at 90.0 %.",
         ),
-        ({"name": "perplexity", "start": 20.0, "best": 10.0, "last": 11.0}, "Perplexity fell from 20 to 11."),
         (
-            {"name": "perplexity", "start": 20.0, "best": 20.0, "last": 31.0},
+            {"name": "perplexity", "start": 20.0, "best": 10.0, "last": 11.0, "lower_is_better": True},
+            "Perplexity fell from 20 to 11.",
+        ),
+        (
+            {"name": "perplexity", "start": 20.0, "best": 20.0, "last": 31.0, "lower_is_better": True},
             "Training did not help: perplexity rose from 20 to 31.",
         ),
         (
-            {"name": "accuracy", "start": 0.5, "head_start": 0.8, "best": 0.8, "last": 0.7},
-            "Accuracy rose from 50.0 % to 70.0 %; the head start reached 80.0 %, and training lost 10.0 points.",
+            {"name": "accuracy", "start": 0.5, "best": 0.8, "last": 0.7},
+            "Accuracy rose from 50.0 % to 70.0 %; the head start reached 75.2 %, and training lost 5.2 points.",
+        ),
+        (
+            {"name": "accuracy", "start": 0.5, "best": 0.8, "last": 0.7521},
+            "Accuracy rose from 50.0 % to 75.2 %; the head start reached 75.2 % and training kept it there.",
         ),
         ({"name": "mcc", "start": None, "best": 0.3, "last": 0.2}, "Mcc went from not a number to 0.2."),
+        (None, "The loss fell from 0.6931 to 0.4127."),
     ],
 )
-def test_headlines_do_not_flatter(write_run: WriteRun, metric: dict[str, Any], expected: str) -> None:
+def test_headlines_do_not_flatter(write_run: WriteRun, metric: dict[str, Any] | None, expected: str) -> None:
     record = read_run(write_run(summary=make_summary(metric=metric)))
     assert headline(record).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+def test_a_run_without_metric_loss_and_memory_has_a_page(write_run: WriteRun) -> None:
+    path = write_run(summary=bare_summary(title="Compressed LeNet"), metrics=[], sections=make_sections())
+    page = page_of(path)
+    assert page.all("h1")[0].text == "Compressed LeNet: finished."
+    heads = [head.text for head in page.all("h2")]
+    assert heads == [*(one.title for one in make_sections()), "In figures", "Notes", "Do it again"]
+    assert "None" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -108,8 +131,8 @@ def test_headlines_do_not_flatter(write_run: WriteRun, metric: dict[str, Any], e
     [
         ("finished", "Finished", "The run finished after"),
         ("interrupted", "Interrupted", "The run was interrupted after"),
-        ("minutes", "Out of time", "The time allowed ran out after"),
-        ("nan loss", "Loss not a number", "The loss stopped being a number at step 400"),
+        ("failed", "Failed", "The run failed after"),
+        ("not finite", "Loss not finite", "The loss stopped being a number at step 400"),
         ("disk full", "Stopped: disk full", "The run stopped (disk full) after"),
     ],
 )
@@ -120,30 +143,30 @@ def test_the_page_says_how_the_run_ended(write_run: WriteRun, stopped: str, badg
 
 
 def test_the_page_loads_nothing(write_run: WriteRun) -> None:
-    for paths in ([write_run(summary=make_summary())], three_runs(write_run)):
+    for paths in ([write_run(summary=make_summary(), sections=make_sections())], three_runs(write_run)):
         html = render_report([read_run(path) for path in paths])
-        assert not re.search(r"https?:|//[a-z]", html)
+        assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", html))
         assert "url(" not in html
         assert "@import" not in html
         page = read_html(html)
-        for tag in ("script", "img", "iframe", "object", "embed", "base", "form", "a"):
+        assert all((image.attributes["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
+        for tag in ("script", "iframe", "object", "embed", "base", "form", "a"):
             assert not page.all(tag), tag
         assert [link.attributes["href"] for link in page.all("link")] == ["data:,"]
 
 
 def test_text_from_outside_is_escaped(write_run: WriteRun) -> None:
-    summary = make_summary(
-        title=NASTY, command=NASTY, resume_command=NASTY, model=NASTY, train=NASTY, stopped=NASTY, method=NASTY
-    )
-    summary |= {"notes": [NASTY], "versions": {NASTY: NASTY}}
-    summary["confusion"] = {"labels": [NASTY, "b"], "counts": [[3, 1], [2, 4]]}
+    summary = make_summary(title=NASTY, command=NASTY, resume_command=NASTY, stopped=NASTY, method=NASTY, recipe=NASTY)
+    summary |= {"notes": [NASTY], "facts": {f"data {NASTY}": NASTY}, "environment": {NASTY: NASTY}}
     summary["memory"]["measured_by"] = summary["metric"]["name"] = NASTY
     metrics = make_metrics(80)
     for line in metrics:
-        if "metric" in line:
-            line["metric"] = NASTY
+        if "values" in line:
+            line["values"] = {NASTY: 0.5}
+    events = [{"kind": "event", "step": 20, "name": NASTY, "seconds": 1.0}]
     other = [line | {"split": NASTY} for line in metrics if line["kind"] == "eval"]
-    path = write_run("a<b>&c", summary=summary, metrics=metrics + other, config=f"name = {json.dumps(NASTY)}\n")
+    config = f"name = {json.dumps(NASTY)}\n"
+    path = write_run("a<b>&c", summary=summary, metrics=metrics + other + events, config=config, tail="[]\n{}")
     for page in (page_of(path), page_of(path, write_run("plain", summary=make_summary()))):
         assert not page.all("script")
         assert page.text.count("<script>") >= 10
@@ -171,9 +194,10 @@ def test_adamw_run_beside_others_replaces_their_estimate(write_run: WriteRun) ->
 
 
 def test_a_confusion_table_shows_every_pair(write_run: WriteRun) -> None:
-    labels = [f"label {i}" for i in range(30)]
-    counts = [[100 * (i == j) + (3 * i + j) % 7 for j in range(30)] for i in range(30)]
-    page = page_of(write_run(summary=make_summary(confusion={"labels": labels, "counts": counts})))
+    labels = tuple(f"label {i}" for i in range(30))
+    counts = tuple(tuple(100 * (i == j) + (3 * i + j) % 7 for j in range(30)) for i in range(30))
+    sections = [Section(title="Labels", blocks=(ConfusionTable(labels=labels, counts=counts),))]
+    page = page_of(write_run(summary=make_summary(), sections=sections))
     (table,) = [table for table in page.all("table") if "confusion" in table.css_class]
     head, *body = table_rows(table)
     assert head == ["", *labels]
@@ -184,9 +208,9 @@ def test_many_labels_leave_the_commonest_mistakes(write_run: WriteRun) -> None:
     size = 77
     counts = [[50 if i == j else 0 for j in range(size)] for i in range(size)]
     counts[3][5], counts[9][2] = 25, 40
-    confusion = {"labels": [f"intent {i}" for i in range(size)], "counts": counts}
-    page = page_of(write_run(summary=make_summary(confusion=confusion)))
-    table = section(page, "Which label for which").all("table")[0]
+    block = ConfusionTable(labels=tuple(f"intent {i}" for i in range(size)), counts=tuple(map(tuple, counts)))
+    page = page_of(write_run(summary=make_summary(), sections=[Section(title="Labels", blocks=(block,))]))
+    table = section(page, "Labels").all("table")[0]
     assert table_rows(table)[1:] == [["intent 9", "intent 2", "40", "44.4 %"], ["intent 3", "intent 5", "25", "33.3 %"]]
 
 
@@ -247,12 +271,19 @@ def test_the_table_of_outcomes_has_a_row_for_each_run(write_run: WriteRun) -> No
         "Head start": "75.2 %",
         "Best": "82.9 %",
         "Last": "82.3 %",
-        "Loss": "0.6931 → 0.4127",
+        "Loss": "0.4127",
         "Memory above inference": "2.00 MiB",
         "Time": "12 min 5 s",
-        "Example- forwards": "2,048,017",
+        "Example-forwards": "2,048,017",
         "Journal": "61.0 KiB",
     }
+
+
+def test_the_table_of_outcomes_leaves_out_what_no_run_has(write_run: WriteRun) -> None:
+    runs = [write_run(name, summary=bare_summary(title=name)) for name in ("a", "b")]
+    head, *body = table_rows(section(page_of(*runs), "Outcomes").all("table")[0])
+    assert head == ["Run", "Time", "Example-forwards"]
+    assert body == [["a", "12 min 5 s", "2,048,017"], ["b", "12 min 5 s", "2,048,017"]]
 
 
 def test_every_figure_of_every_run_is_on_a_comparison(write_run: WriteRun) -> None:
@@ -273,10 +304,33 @@ def test_a_comparison_says_what_each_method_is_for(write_run: WriteRun) -> None:
 
 
 def test_an_unfair_comparison_is_said_to_be_one(write_run: WriteRun) -> None:
+    facts = {"model": "gpt2", "training data": "sst2.parquet"}
     page = page_of(
-        write_run("a", summary=make_summary("zo")), write_run("b", summary=make_summary("adamw", train="other.parquet"))
+        write_run("a", summary=make_summary("zo")), write_run("b", summary=make_summary("adamw", facts=facts))
     )
-    assert "The runs differ in their training data (other.parquet and sst2.parquet): compare with care." in page.text
+    assert "The runs differ in their model (gpt2 and minilm-l6): compare with care." in page.text
+    assert page.all("h1")[0].text == "AdamW ended best, at 88.8 % accuracy."
+
+
+def test_runs_on_different_data_name_no_best_over_all(write_run: WriteRun) -> None:
+    facts = {"model": "minilm-l6", "training data": "trec.parquet"}
+    runs = [
+        write_run("a", summary=make_summary("zo")),
+        write_run("b", summary=make_summary("mezo")),
+        write_run("c", summary=make_summary("adamw", facts=facts)),
+    ]
+    page = page_of(*runs)
+    assert page.all("h1")[0].text == (
+        "The runs were made on different data, so none is called best over all. "
+        "On sst2.parquet, Forward-only ended best, at 82.3 % accuracy."
+    )
+    assert "The runs differ in their training data (sst2.parquet and trec.parquet)" in page.text
+
+
+def test_runs_on_different_machines_do_not_compare_in_time(write_run: WriteRun) -> None:
+    other = make_summary("adamw", environment={"device": "cuda", "threads": 2})
+    page = page_of(write_run("a", summary=make_summary("zo")), write_run("b", summary=other))
+    assert "The runs were not made alike (device differ), so their times do not compare." in page.text
 
 
 def test_runs_without_a_common_metric_name_no_best(write_run: WriteRun) -> None:
@@ -285,16 +339,24 @@ def test_runs_without_a_common_metric_name_no_best(write_run: WriteRun) -> None:
     assert "none is called best" in page.all("h1")[0].text
 
 
+def test_the_lowest_is_best_where_lower_is_better(write_run: WriteRun) -> None:
+    runs = []
+    for name, last in (("a", 11.0), ("b", 9.0)):
+        metric = {"name": "perplexity", "start": 20.0, "best": last, "last": last, "lower_is_better": True}
+        runs.append(write_run(name, summary=make_summary(title=name, metric=metric)))
+    assert page_of(*runs).all("h1")[0].text == "b ended best, at 9 perplexity."
+
+
 def test_twins_are_told_apart(write_run: WriteRun) -> None:
     page = page_of(write_run("first", summary=make_summary()), write_run("second", summary=make_summary()))
     assert [item.text for item in page.all("ul")[0].all("li")] == ["first", "second"]
-    assert page.all("h1")[0].text.startswith("first and second ended level, both at 82.3 % accuracy;")
+    assert page.all("h1")[0].text == "first and second ended level, both at 82.3 % accuracy."
 
 
 def test_an_unfinished_run_has_a_page(write_run: WriteRun) -> None:
     page = page_of(write_run("going", metrics=make_metrics(130), tail='{"kind"'))
     assert page.all("h1")[0].text.startswith("Unfinished at step 130: accuracy was last 8")
-    assert "incomplete, as a killed process leaves it" in page.text
+    assert "incomplete (a killed process leaves it so)" in page.text
 
 
 @pytest.mark.parametrize("metrics", [[], make_metrics(1)[:1]])
@@ -325,19 +387,19 @@ def test_losses_that_are_not_finite_are_gaps_and_said_to_be(write_run: WriteRun)
 
 def test_a_run_without_one_finite_loss_has_a_page(write_run: WriteRun) -> None:
     metrics = [line | {"loss": math.nan} for line in make_metrics(30) if line["kind"] == "step"]
-    page = page_of(write_run(summary=make_summary(stopped="nan loss"), metrics=metrics))
+    page = page_of(write_run(summary=make_summary(stopped="not finite"), metrics=metrics))
     assert "Nothing has been recorded that could be drawn." in page.text
 
 
 def test_huge_runs_stay_small(write_run: WriteRun, tmp_path: Path) -> None:
     size = 30
-    confusion = {"labels": [f"label {i}" for i in range(size)], "counts": [[1234] * size] * size}
-    summary = make_summary(confusion=confusion)
-    record = read_run(write_run("long", summary=summary, metrics=make_metrics(50_000, every=5)))
+    block = ConfusionTable(labels=tuple(f"label {i}" for i in range(size)), counts=((1234,) * size,) * size)
+    summary, sections = make_summary(), [Section(title="Labels", blocks=(block,))]
+    record = read_run(write_run("long", summary=summary, metrics=make_metrics(50_000, every=5), sections=sections))
     assert len(record.steps) == 50_000
     assert write_report([record], tmp_path / "one.html").stat().st_size < LIMIT / 5
     assert write_report([record] * 3, tmp_path / "three.html").stat().st_size < LIMIT / 5
-    shorter = read_run(write_run("shorter", summary=summary, metrics=make_metrics(4_000, every=2)))
+    shorter = read_run(write_run("shorter", summary=summary, metrics=make_metrics(4_000, every=2), sections=sections))
     assert write_report([shorter] * 24, tmp_path / "many.html").stat().st_size < LIMIT
 
 

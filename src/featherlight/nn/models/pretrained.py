@@ -1,9 +1,9 @@
 """Pretrained models and their tokenizers, from a directory or a hub id, for classification, regression or language."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from featherlight.nn.models.hub import hub_directory
 from featherlight.nn.models.sentence_classifier import SentenceClassifier
 
 MINILM = "minilm"
@@ -29,6 +30,8 @@ class Pretrained:
         head: the linear layer that makes the outputs; None for a language model.
         max_length: longest input in tokens.
         path: where it came from.
+        limits: the truncation and the padding that the tokenizer's file asks for, by the names of the tokenizers
+            library; using the tokenizer alters them, and a save puts them back.
     """
 
     model: nn.Module
@@ -37,13 +40,17 @@ class Pretrained:
     head: nn.Linear | None
     max_length: int
     path: str
+    limits: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)
 
 
 def resolve_model(source: str) -> str:
-    """A directory or hub id from what the user typed; "minilm" is the encoder of the installed package.
+    """The directory of a model from what the user typed: a directory, a hub id, or "minilm".
+
+    A hub id is looked for in the local cache and downloaded where it is not there; "minilm" is the encoder of an
+    installed package.
 
     Raises:
-        ValueError: the package is missing, or the directory holds no model.
+        ValueError: the package is missing, the directory holds no model, or the hub has none or cannot be reached.
     """
     if source == MINILM:
         if util.find_spec(_MINILM_PACKAGE) is None:
@@ -55,13 +62,15 @@ def resolve_model(source: str) -> str:
     path = Path(source)
     if path.is_file():
         raise ValueError(f"{source} is a file, not a model directory. Pass the folder that holds its config.json.")
-    if path.is_dir() and not ((path / "config.json").is_file() or (path / "modules.json").is_file()):
+    if not path.is_dir():
+        path = hub_directory(source)
+    if not ((path / "config.json").is_file() or (path / "modules.json").is_file()):
         seen = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ValueError(
             f"{source} is not a model directory: it has no config.json (it holds {seen}). Pass a Hugging Face or "
             "sentence-transformers directory."
         )
-    return source
+    return str(path)
 
 
 def load_pretrained(
@@ -80,28 +89,43 @@ def load_pretrained(
     """
     path = Path(source)
     try:
+        _check_weights(path)
         with quiet_loading():
             tokenizer = _load_tokenizer(source)
+            limits = _limits(tokenizer)
             if num_outputs is not None and (path / "modules.json").is_file():
-                return _load_sentence_model(path, tokenizer, num_outputs, generator, dtype)
-            return _load_transformers_model(source, tokenizer, num_outputs, generator, dtype)
+                loaded = _load_sentence_model(path, tokenizer, num_outputs, generator, dtype)
+            elif num_outputs is not None:
+                loaded = _load_classifier(source, tokenizer, num_outputs, generator, dtype)
+            else:
+                loaded = _load_language_model(source, tokenizer, dtype)
+            return replace(loaded, limits=limits)
     except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"no model could be loaded from {source}: {reason} Pass a directory with config.json, weights and tokenizer; "
-            "without a network a hub id works only if it is in the local cache."
+            f"no model could be loaded from {source}: {reason} Pass a directory with config.json, weights and tokenizer."
         ) from None
 
 
 def save_pretrained(loaded: Pretrained, path: Path, labels: dict[str, Any]) -> None:
-    """Writes the model in the format it came in; `path` must not exist. `labels` go into the model's config."""
+    """Writes the model in the format it came in; `path` must not exist. `labels` go into the model's config.
+
+    The tokenizer is written as it was loaded, and every file may be read by whom the process's umask lets.
+    """
     model: Any = loaded.model
+    _restore_limits(loaded)
     if isinstance(model, SentenceClassifier):
         model.save(path, loaded.tokenizer, labels)
-        return
-    model.config.update(labels)
-    model.save_pretrained(path)
-    loaded.tokenizer.save_pretrained(path)
+    else:
+        model.config.update(labels)
+        model.save_pretrained(path)
+        loaded.tokenizer.save_pretrained(path)
+    probe = path / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for weights in path.rglob("*.safetensors"):
+        weights.chmod(mode)
 
 
 @contextmanager
@@ -129,6 +153,35 @@ def _load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
+def _limits(tokenizer: Any) -> dict[str, dict[str, Any] | None]:
+    if not tokenizer.is_fast:
+        return {}
+    backend = tokenizer.backend_tokenizer
+    return {"truncation": backend.truncation, "padding": backend.padding}
+
+
+def _restore_limits(loaded: Pretrained) -> None:
+    """Gives the tokenizer the truncation and padding back that it was loaded with."""
+    if not loaded.limits:
+        return
+    backend = loaded.tokenizer.backend_tokenizer
+    truncation, padding = loaded.limits["truncation"], loaded.limits["padding"]
+    backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+    backend.no_padding() if padding is None else backend.enable_padding(**padding)
+
+
+def _check_weights(path: Path) -> None:
+    if any(path.rglob("*.safetensors")):
+        return
+    others = sorted(one.name for one in path.rglob("*") if one.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5"))
+    seen = (
+        f"it has {', '.join(others[:3])}, and a pickle is never loaded, since it can run code"
+        if others
+        else "no weights"
+    )
+    raise ValueError(f"{path} holds no weights as safetensors ({seen}). Save the model again as safetensors.")
+
+
 def _load_sentence_model(
     path: Path, tokenizer: Any, num_outputs: int, generator: torch.Generator, dtype: str
 ) -> Pretrained:
@@ -145,23 +198,49 @@ def _load_sentence_model(
     )
 
 
-def _load_transformers_model(
-    source: str, tokenizer: Any, num_outputs: int | None, generator: torch.Generator, dtype: str
-) -> Pretrained:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+def _load_language_model(source: str, tokenizer: Any, dtype: str) -> Pretrained:
+    from transformers import AutoModelForCausalLM
 
-    if num_outputs is None:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        return Pretrained(
-            model=model,
-            tokenizer=tokenizer,
-            fresh=frozenset(),
-            head=None,
-            max_length=_max_length(model.config, tokenizer),
-            path=source,
+    try:
+        both: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, use_safetensors=True
         )
+        model, info = both
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} is no language model that predicts the next token (its config.json is of another kind). Pass a "
+            "causal language model, such as one of GPT-2 or Llama."
+        ) from None
+    missing = sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise ValueError(
+            f"{source} is no whole language model: its weights lack {', '.join(missing[:3])}"
+            f"{', ...' if missing[3:] else ''}. Pass a causal language model, such as one of GPT-2 or Llama."
+        )
+    return Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        fresh=frozenset(),
+        head=None,
+        max_length=_max_length(model.config, tokenizer),
+        path=source,
+    )
+
+
+def _load_classifier(
+    source: str, tokenizer: Any, num_outputs: int, generator: torch.Generator, dtype: str
+) -> Pretrained:
+    from transformers import AutoModelForSequenceClassification
+
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=num_outputs, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        source,
+        num_labels=num_outputs,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
     )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

@@ -65,7 +65,9 @@ class SentenceClassifier(nn.Module):
                 f"{path} is a sentence-transformers model made of {', '.join(kinds)}; only Transformer, Pooling, Normalize "
                 "and a Dense head of this library are supported. Pass a directory without further modules."
             )
-        encoder = AutoModel.from_pretrained(path / modules[0]["path"], dtype=dtype, **_without_pooler(path))
+        encoder = AutoModel.from_pretrained(
+            path / modules[0]["path"], dtype=dtype, use_safetensors=True, **_without_pooler(path)
+        )
         pooling = _read_pooling(path / modules[1]["path"] / "config.json")
         model = cls(encoder, pooling=pooling, num_outputs=num_outputs, source=path)
         with torch.no_grad():
@@ -104,10 +106,7 @@ class SentenceClassifier(nn.Module):
         """
         modules = json.loads((self.source / "modules.json").read_text())
         modules = [module for module in modules if module["type"].endswith((".Transformer", ".Pooling"))]
-        skipped = shutil.ignore_patterns(
-            "*.safetensors", "*.bin", "*.onnx", "onnx", "*_Dense", "*_Normalize", ".*", "README.md"
-        )
-        shutil.copytree(self.source, path, ignore=skipped)
+        _copy_settings(self.source, path)
         encoder: Any = self.encoder
         encoder.config.update(labels)
         encoder.save_pretrained(path / modules[0]["path"])
@@ -139,6 +138,20 @@ def pool(hidden_BTD: Float[Tensor, "B T D"], mask_BT: Int[Tensor, "B T"], mode: 
         return hidden_BTD.masked_fill(mask_BT[:, :, None] == 0, float("-inf")).amax(1)
     weights_BT1 = mask_BT[:, :, None].to(hidden_BTD.dtype)
     return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
+
+
+def _copy_settings(source: Path, path: Path) -> None:
+    """Copies a sentence-transformers directory but for weights and the modules that a save replaces."""
+    skipped = shutil.ignore_patterns(
+        "*.safetensors", "*.bin", "*.h5", "*.onnx", "onnx", "openvino", "*_Dense", "*_Normalize", ".*", "README.md"
+    )
+    names = {entry.name for entry in source.iterdir()}
+    path.mkdir()
+    for name in sorted(names - skipped(str(source), sorted(names))):
+        if (source / name).is_dir():
+            _copy_settings(source / name, path / name)
+        else:
+            shutil.copyfile(source / name, path / name)
 
 
 def _read_pooling(path: Path) -> str:

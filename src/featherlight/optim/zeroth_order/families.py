@@ -40,6 +40,7 @@ class RankOneSigns:
         _check_count(self.count)
 
     def dense(self, targets: Sequence[Target], *, seed: int, step: int, number: int) -> list[Tensor]:
+        """One direction: rank one for matrices, a sign for each element of the rest."""
         directions = Directions(targets, SignStream(seed=seed, step=step), number + 1)
         return [directions.dense(target, 0 if target.shared else number, target.parameter.dtype) for target in targets]
 
@@ -58,6 +59,7 @@ class Gaussian:
         _check_count(self.count)
 
     def dense(self, targets: Sequence[Target], *, seed: int, step: int, number: int) -> list[Tensor]:
+        """One direction of standard normals."""
         generator = gaussian_generator(targets[0].parameter.device, seed=seed, step=step, number=number)
         return [draw_gaussian(target.parameter, generator) for target in targets]
 

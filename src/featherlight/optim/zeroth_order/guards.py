@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featherlight.objective import Objective
-
-
-class NonFiniteLossError(ValueError):
-    """A loss was NaN or infinite; the step was neither recorded nor applied."""
+from featherlight.objective import NonFiniteLossError, Objective
 
 
 def require_objective(closure: Callable[[], Any] | None, optimizer: str) -> Objective:

@@ -30,12 +30,16 @@ class MeZO(Optimizer):
         seed: of the directions.
         meter: counts weight passes and random words.
 
+    Attributes:
+        steps_done: steps so far.
+
     Cost: two forward passes and four passes over the trained weights, each drawing them all as normals; memory beyond
     inference: the largest parameter. Not replayable to the bit.
     Source: Malladi et al. 2023, arXiv 2305.17333, algorithm 1.
     """
 
     replayable = False
+    """A run of it cannot be rebuilt to the same bits, so it is saved and has no journal."""
 
     def __init__(
         self,
@@ -102,9 +106,11 @@ class MeZO(Optimizer):
         self.meter.weight_passes += 1
 
     def state_dict(self) -> dict[str, Any]:
+        """The state of a torch optimizer, with the seed and the number of steps."""
         return super().state_dict() | {"zeroth_order": {"seed": self.seed, "steps_done": self.steps_done}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned; raises ValueError for another optimizer's."""
         own = own_state(state_dict, type(self).__name__)
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done = own["seed"], own["steps_done"]

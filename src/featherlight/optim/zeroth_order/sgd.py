@@ -64,6 +64,12 @@ class ZerothOrderSGD(Optimizer):
         journal: is handed a record of each step before the update.
         meter: counts random words and weight passes.
 
+    Attributes:
+        evaluator: measures the slopes.
+        targets: the trained parameters; those that take no part in the loss are left out after the first step.
+        steps_done: steps so far; the number of the next one.
+        mean_square: running mean square of the slopes, of `normalize`.
+
     `step(objective)` returns the mean loss of both evaluations. Cost: two forward passes and one pass over the trained
     weights; memory beyond inference of a few MB. Replayable: base weights and records give the same bits.
     Source: SPSA (Spall 1992) as MeZO uses it (Malladi et al. 2023, arXiv 2305.17333); directions, exact update and
@@ -71,6 +77,7 @@ class ZerothOrderSGD(Optimizer):
     """
 
     replayable = True
+    """Base weights and the records of its steps give the trained weights, bit for bit."""
 
     def __init__(
         self,
@@ -195,6 +202,7 @@ class ZerothOrderSGD(Optimizer):
         warnings.warn(f"{names} take no part in the loss and are left as they are.", UserWarning, stacklevel=4)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError once the optimizer is made: the journal names the groups once."""
         if "targets" in vars(self):
             raise ValueError(
                 "the parameter groups of ZerothOrderSGD are fixed when it is made, since its journal names them once. Pass "
@@ -203,6 +211,7 @@ class ZerothOrderSGD(Optimizer):
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
+        """The state of a torch optimizer, with the seed, the number of steps and which targets are trained."""
         state = super().state_dict()
         state["zeroth_order"] = {
             "seed": self.seed,
@@ -214,6 +223,7 @@ class ZerothOrderSGD(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned; raises ValueError for another optimizer's."""
         own = own_state(state_dict, type(self).__name__)
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done, self.mean_square = own["seed"], own["steps_done"], own["mean_square"]

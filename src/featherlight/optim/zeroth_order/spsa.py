@@ -47,13 +47,16 @@ class SPSA:
         self.step = step
 
     def value(self) -> Float[Tensor, ""]:
+        """That of the wrapped objective, at the weights themselves."""
         return self.objective.value()
 
     def values(self) -> Float[Tensor, "B"]:
+        """Those of the wrapped objective, at the weights themselves."""
         return self.objective.values()
 
     @torch.no_grad()
     def __call__(self) -> Float[Tensor, ""]:
+        """Fills `.grad` of the targets with the estimate and returns the mean of the losses that were measured."""
         for target in self.targets:
             target.parameter.grad = torch.zeros_like(target.parameter)
         if self.directions.count == 1:

@@ -28,6 +28,8 @@ class Target:
         scale: how much further it is moved than others, in evaluations and in updates.
         is_table: whether it belongs to an embedding, of which a batch touches few rows.
         shared: whether all examples of a batch share its direction even where others carry one each.
+        rows: R of a matrix, or the number of elements of a vector.
+        columns: C of a matrix, or 0 of a vector.
     """
 
     name: str
@@ -47,11 +49,12 @@ class Target:
 
     @property
     def left_segment(self) -> Segment:
+        """The signs of the left factor, or of a vector."""
         return Segment(parameter=self.index, start=0, size=self.rows)
 
     @property
     def right_segment(self) -> Segment:
-        """Starts at the next whole block behind the left factor."""
+        """The signs of the right factor; starts at the next whole block behind the left one."""
         start = self.left_segment.num_blocks * SIGNS_PER_BLOCK
         return Segment(parameter=self.index, start=start, size=self.columns)
 

@@ -1,6 +1,9 @@
-"""Fine-tuning of pretrained text models: `config.py` what is asked, `run.py` how it is done, `use.py` what comes of it."""
+"""Fine-tuning of pretrained text models.
 
-from featherlight.recipes.finetune.config import FinetuneConfig, OptimizerConfig, config_from_mapping, read_config
-from featherlight.recipes.finetune.run import Finished, finetune
+`config.py` is what is asked, `experiment.py` how it is put together, `use.py` what is done with the result, `recipes.py`
+the recipes, `command.py` the face on the command line.
+"""
 
-__all__ = ["FinetuneConfig", "Finished", "OptimizerConfig", "config_from_mapping", "finetune", "read_config"]
+from featherlight.recipes.finetune.config import FinetuneConfig, OptimizerConfig
+
+__all__ = ["FinetuneConfig", "OptimizerConfig"]

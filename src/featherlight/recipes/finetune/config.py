@@ -1,15 +1,16 @@
 """The config of a fine-tune: frozen, checked, and the same in a TOML file as on the command line."""
 
-import dataclasses
-import difflib
-import tomllib
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tomli_w
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from featherlight.recipes.config import from_mapping, split_toml
+
+if TYPE_CHECKING:
+    from featherlight.trainer import Experiment, Workspace
 
 _STRICT = ConfigDict(extra="forbid")
 DEFAULT_MINUTES = 5.0
@@ -26,7 +27,8 @@ class OptimizerConfig:
         head_scale: how much further a head is perturbed and moved than the rest of the model. For `zo`.
         normalize: whether a step is divided by the spread of the slopes, which makes `lr` a distance. For `zo`.
         weight_decay: decoupled.
-        schedule: "constant", or "linear" to zero over the budget.
+        schedule: "constant", or "linear" or "cosine" to zero over the budget.
+        clip: largest norm of the gradient; None does not clip. For `adamw`.
     """
 
     lr: float | None = None
@@ -35,10 +37,11 @@ class OptimizerConfig:
     head_scale: float = 10.0
     normalize: bool = True
     weight_decay: float = 0.0
-    schedule: Literal["constant", "linear"] = "linear"
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "sigma", "head_scale"):
+        for name in ("lr", "sigma", "head_scale", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be a finite positive number; got {value}.")
@@ -74,6 +77,7 @@ class FinetuneConfig:
         evaluations: how often the validation rows are looked at in a run.
         seed: of everything random.
         dtype: of the weights, "auto" for the source's own.
+        device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         optimizer: how the weights are moved.
     """
 
@@ -98,6 +102,7 @@ class FinetuneConfig:
     evaluations: int = 10
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -117,61 +122,27 @@ class FinetuneConfig:
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)
 
-    def to_toml(self) -> str:
-        """The config as TOML; what is None is left out."""
-        return tomli_w.dumps(_without_none(dataclasses.asdict(self)))
+    def experiment(self, workspace: "Workspace") -> "Experiment":
+        """Loads model and data."""
+        from featherlight.recipes.finetune.experiment import build_experiment
 
-
-def config_from_mapping(values: dict[str, Any], *, source: str) -> FinetuneConfig:
-    """Checks a mapping as TOML gives it.
-
-    Raises:
-        ValueError: an unknown key (with the nearest known one) or a wrong value, with its path.
-    """
-    try:
-        return TypeAdapter(FinetuneConfig).validate_python(values)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {'; '.join(_sentence(one) for one in error.errors())}") from None
+        return build_experiment(self, workspace)
 
 
 def read_config(path: Path) -> FinetuneConfig:
-    """Reads a config file; raises ValueError with a sentence."""
-    return config_from_mapping(read_mapping(path), source=str(path))
+    """The config of a fine-tune's run directory, from its config.toml.
+
+    Raises:
+        ValueError: the file is damaged, or the run is none of a text model.
+    """
+    return config_from_text(path.read_text(encoding="utf-8"), source=str(path))
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Reads a TOML file; raises ValueError with a sentence."""
-    try:
-        return tomllib.loads(path.read_text())
-    except (FileNotFoundError, IsADirectoryError):
+def config_from_text(text: str, *, source: str) -> FinetuneConfig:
+    """The config of a fine-tune from TOML; raises as `read_config` does."""
+    recipe, values = split_toml(text, source=source)
+    if "train" not in values or "model" not in values:
         raise ValueError(
-            f"no config file at {path}. Pass the config.toml of a run, or a TOML file of your own."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}.") from None
-
-
-def _sentence(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"] if part != "FinetuneConfig")
-    if error["type"] == "unexpected_keyword_argument":
-        known = _known_keys()
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        hint = f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
-        return f"unknown key `{path}`. {hint}"
-    if error["type"] == "missing":
-        return f"`{path}` is missing; a fine-tune needs it."
-    message = error["msg"].removeprefix("Value error, ")
-    return message if error["type"] == "value_error" else f"`{path}` is {error['input']!r}: {message}."
-
-
-def _known_keys() -> list[str]:
-    top = [one.name for one in dataclasses.fields(FinetuneConfig)]
-    return top + [f"optimizer.{one.name}" for one in dataclasses.fields(OptimizerConfig)]
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if value is not None
-    }
+            f"{source} is of a run of {recipe or 'something else'}, which is no fine-tune of a text model."
+        )
+    return from_mapping(FinetuneConfig, values, source=source)

@@ -1,8 +1,7 @@
 """Head start: the classification head is fitted in closed form on frozen features before the first step."""
 
-from dataclasses import dataclass
-
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from featherlight.recipes.finetune.problem import Problem
@@ -14,29 +13,21 @@ _MAX_ROWS = 20_000
 _MAX_HELD_OUT = 2_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadFeatures:
-    """What the head is handed, (N, D), with the labels, (N,)."""
-
-    features: Tensor
-    labels: Tensor
-
-
 def fit_head(problem: Problem, track: Tracker) -> LinearHead:
     """Fits the head on the training rows (at most 20,000) in one pass and puts it in place.
 
-    `track` shows how far the pass is. A tenth of the rows (at most 2,000) is held out to choose the regularisation.
+    `track` shows how far the pass is. A tenth of the rows (at most 2,000) is held out to choose the regularisation. The
+    features, 4 N D bytes, are all that is kept of the rows.
     """
     head = problem.loaded.head
     assert head is not None, "a language model has no head to fit"
-    seen = _features(problem, head, track)
-    held = min(_MAX_HELD_OUT, max(1, len(seen.labels) // 10))
-    order = torch.randperm(len(seen.labels), generator=torch.Generator().manual_seed(0))
-    x, y = seen.features[order], seen.labels[order]
-    parts = x[held:], y[held:], x[:held], y[:held]
-    is_regression = isinstance(problem.task, Regression)
+    assert problem.train.targets is not None, "rows with labels have targets"
+    chosen = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))[:_MAX_ROWS]
+    x, y = _features(problem, head, chosen, track), problem.train.targets[chosen]
+    held = min(_MAX_HELD_OUT, max(1, len(y) // 10))
+    parts = (x[held:], y[held:], x[:held], y[:held]) if len(y) > 1 else (x, y, x, y)
     intercept = head.bias is not None
-    if is_regression:
+    if isinstance(problem.task, Regression):
         fitted = fit_regression(*parts, intercept=intercept)
     else:
         fitted = fit_classifier(*parts, num_classes=head.out_features, intercept=intercept)
@@ -48,20 +39,20 @@ def fit_head(problem: Problem, track: Tracker) -> LinearHead:
 
 
 @torch.no_grad()
-def _features(problem: Problem, head: nn.Linear, track: Tracker) -> HeadFeatures:
+def _features(problem: Problem, head: nn.Linear, chosen: Int[Tensor, "N"], track: Tracker) -> Float[Tensor, "N D"]:
+    """What the head is handed for the chosen rows, in their order, whatever the batches they are computed in."""
     model = problem.loaded.model
     name = next(name for name, module in model.named_modules() if module is head)
     parent, _, child = name.rpartition(".")
     owner = model.get_submodule(parent)
-    shuffled = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))
-    chosen = shuffled[:_MAX_ROWS]
-    features, labels = [], []
+    place = torch.empty(len(problem.train), dtype=torch.int64)
+    place[chosen] = torch.arange(len(chosen))
+    features = torch.empty(len(chosen), head.in_features)
     setattr(owner, child, nn.Identity())
     try:
         batches = problem.batches(problem.train, indices=chosen)
-        for batch in track(batches, "head start", len(batches)):
-            features.append(problem.loss.logits(model, batch).float().cpu())
-            labels.append(batch["labels"].cpu())
+        for rows, batch in zip(batches.rows, track(batches, "head start", len(batches)), strict=True):
+            features[place[rows]] = problem.loss.logits(model, batch).to(features)
     finally:
         setattr(owner, child, head)
-    return HeadFeatures(features=torch.cat(features), labels=torch.cat(labels))
+    return features

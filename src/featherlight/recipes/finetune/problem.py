@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from featherlight.data import (
     split_rows,
 )
 from featherlight.nn.frozen_prefix import FrozenPrefix, PrefixCache
-from featherlight.nn.models import Pretrained, load_pretrained, resolve_model
+from featherlight.nn.models import Pretrained, default_device, load_pretrained, resolve_model
 from featherlight.objective import seeded_random
 from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.finetune.tasks import Classification, LanguageModel, Regression, Task, TaskLoss
@@ -34,6 +34,8 @@ class Problem:
     """What is trained on what.
 
     Attributes:
+        config: as asked for, with what it left open filled in: columns, task, metric and head start. It builds the same
+            problem.
         loaded: the model with its tokenizer.
         task: loss and metric.
         loss: of a batch.
@@ -45,6 +47,7 @@ class Problem:
         tokens_at_once: of a pass without gradients: no more than a training pass has, and no more than 8192.
     """
 
+    config: FinetuneConfig
     loaded: Pretrained
     task: Task
     loss: TaskLoss
@@ -62,10 +65,9 @@ class Problem:
 
     def batch(self, data: EncodedText, indices: Sequence[int]) -> dict[str, Tensor]:
         """Some examples as tensors, with their hidden states at the first trained block if the ones before are frozen."""
-        batch = {name: tensor.to(self.device) for name, tensor in data.batch(indices).items()}
+        batch = _on(self.device, data.batch(indices))
         if cache := self.caches.get(id(data)):
-            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            batch["prefix_hidden"] = cache.rows(indices, inputs)
+            batch["prefix_hidden"] = cache.rows(indices, batch["attention_mask"])
         return batch
 
     def batches(self, data: EncodedText, *, indices: Tensor | None = None) -> "Batches":
@@ -89,18 +91,18 @@ class Problem:
 
 
 class Batches:
-    """Batches of a set, made when they are asked for; their number is known before."""
+    """Batches of a set, made when they are asked for; `rows` says beforehand which examples are in each."""
 
     def __init__(self, problem: Problem, data: EncodedText, rows: list[list[int]]) -> None:
         self._problem = problem
         self._data = data
-        self._rows = rows
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (self._problem.batch(self._data, rows) for rows in self._rows)
+        return (self._problem.batch(self._data, rows) for rows in self.rows)
 
 
 def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:
@@ -115,6 +117,8 @@ def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:
     """
     source = resolve_model(config.model)
     if config.task == "lm":
+        if config.head_start:
+            raise ValueError("a language model has no new head to fit, so `--head-start` means nothing. Drop it.")
         return _build(config, source, None, LanguageModel(), None, scratch)
     rows = load_text(config.train, text_columns=config.text, label_column=config.label)
     labels = Labels.fit(
@@ -123,6 +127,13 @@ def build_problem(config: FinetuneConfig, *, scratch: Path) -> Problem:
         source=f"the label column of {rows.source}",
     )
     task = Regression(labels, config.metric) if labels.is_regression else Classification(labels, config.metric)
+    config = replace(
+        config,
+        text=rows.text_columns,
+        label=rows.label_column,
+        task="regression" if labels.is_regression else "classification",
+        metric=task.metric,
+    )
     return _build(config, source, rows, task, labels, scratch)
 
 
@@ -147,27 +158,23 @@ def _build(
     train, valid = (
         _language_data(config, loaded) if rows is None or labels is None else _labelled(config, loaded, rows, labels)
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = replace(config, head_start=_fits_head(config, loaded))
+    device = _training_device(config.device)
     loaded.model.to(device)
-    prefix, hidden = None, None
+    probe = _on(device, train.batch([0]))
+    prefix = None
     if config.lora is not None:
         with seeded_random(config.seed, torch.device("cpu")):
             loaded = add_adapters(loaded, config.lora)
-        loaded.model.eval()
+        loaded.model.to(device).eval()
     else:
-        probe = {n: t.to(device) for n, t in train.batch([0]).items() if n != "labels"}
-        prefix = select_trainable(loaded, config.trainable, probe)
-    caches = {}
-    if prefix is not None:
-        hidden = _probe_prefix(prefix, TaskLoss(task, prefix), {n: t.to(device) for n, t in train.batch([0]).items()})
-        prefix = None if hidden is None else prefix
-    if prefix is not None and hidden is not None:
-        for name, data in (("train", train), ("valid", valid)):
-            caches[id(data)] = PrefixCache(prefix, data.lengths, like=hidden, file=scratch / f"{name}.prefix.npy")
+        prefix = select_trainable(loaded, config.trainable, _without_labels(probe))
+    caches = {} if prefix is None else _caches(prefix, TaskLoss(task, prefix), probe, (train, valid), device, scratch)
     return Problem(
+        config=config,
         loaded=loaded,
         task=task,
-        loss=TaskLoss(task, prefix),
+        loss=TaskLoss(task, prefix if caches else None),
         train=train,
         valid=valid,
         caches=caches,
@@ -175,6 +182,52 @@ def _build(
         device=device,
         tokens_at_once=min(_EVALUATION_TOKENS, (config.micro_batch or config.batch) * int(train.lengths.max())),
     )
+
+
+def _training_device(name: str) -> torch.device:
+    """As `default_device`, but MPS only if it is named: it has no float64, in which forward-only methods add up."""
+    device = default_device(name)
+    return torch.device("cpu") if device.type == "mps" and name == "auto" else device
+
+
+def _fits_head(config: FinetuneConfig, loaded: Pretrained) -> bool:
+    """Whether there is a head start: as the config says, else where the head is fresh."""
+    if loaded.head is None or config.head_start is not None:
+        return bool(config.head_start)
+    of_head = {id(parameter) for parameter in loaded.head.parameters()}
+    return any(id(p) in of_head for name, p in loaded.model.named_parameters() if name in loaded.fresh)
+
+
+def _caches(
+    prefix: FrozenPrefix,
+    loss: TaskLoss,
+    probe: dict[str, Tensor],
+    sets: tuple[EncodedText, EncodedText],
+    device: torch.device,
+    scratch: Path,
+) -> dict[int, PrefixCache]:
+    """Caches of the training and the validation rows; none where the suffix cannot run by itself."""
+    hidden = _probe_prefix(prefix, loss, probe)
+    if hidden is None:
+        return {}
+
+    def cache(data: EncodedText, file: Path) -> PrefixCache:
+        def inputs(rows: Sequence[int]) -> dict[str, Tensor]:
+            return _on(device, _without_labels(data.batch(rows)))
+
+        return PrefixCache(prefix, data.lengths, inputs, like=hidden, file=file)
+
+    return {
+        id(data): cache(data, scratch / f"{name}.prefix") for name, data in zip(("train", "valid"), sets, strict=True)
+    }
+
+
+def _on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
 def _labelled(
@@ -203,9 +256,9 @@ def _labelled(
 
 def _language_data(config: FinetuneConfig, loaded: Pretrained) -> tuple[EncodedText, EncodedText]:
     length = min(config.max_length or 256, loaded.max_length)
-    text = read_plain_text(Path(config.train))
+    text = read_plain_text(config.train, text_columns=config.text)
     if config.valid is not None:
-        valid = read_plain_text(Path(config.valid))
+        valid = read_plain_text(config.valid, text_columns=config.text)
     else:
         cut = int(len(text) * (1 - config.valid_fraction))
         text, valid = text[:cut], text[cut:]
@@ -223,7 +276,7 @@ def _probe_prefix(prefix: FrozenPrefix, loss: TaskLoss, batch: dict[str, Tensor]
     """
     whole = loss.logits(prefix.model, batch)
     try:
-        hidden = prefix.hidden({name: tensor for name, tensor in batch.items() if name != "labels"})
+        hidden = prefix.hidden(_without_labels(batch))
         suffix = loss.logits(prefix.model, batch | {"prefix_hidden": hidden})
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError):
         return None
@@ -240,4 +293,4 @@ def _require_labels(rows: TextRows) -> list:
 
 def _some_rows(rows: TextRows, indices: list[int]) -> TextRows:
     labels = _require_labels(rows)
-    return TextRows(texts=[rows.texts[i] for i in indices], labels=[labels[i] for i in indices], source=rows.source)
+    return replace(rows, texts=[rows.texts[i] for i in indices], labels=[labels[i] for i in indices])

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from featherlight.data import Labels, metric
 
+TASKS = ("classification", "regression", "lm")
+"""Names of the tasks, as `--task` takes them."""
+
 _IGNORED = -100
 
 

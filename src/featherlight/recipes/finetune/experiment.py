@@ -1,0 +1,180 @@
+"""A fine-tune, ready to run: head start, steps, scores, and what is left of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from featherlight.data import IndexPermutation, confusion
+from featherlight.meter import Meter
+from featherlight.nn.models import quiet_loading, save_pretrained
+from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
+from featherlight.optim.zeroth_order import Journal
+from featherlight.recipes.config import to_toml
+from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.finetune.head_start import fit_head
+from featherlight.recipes.finetune.methods import METHODS
+from featherlight.recipes.finetune.problem import Problem, build_problem
+from featherlight.recipes.finetune.tasks import predict_all
+from featherlight.recipes.finetune.trainable import merge_adapters
+from featherlight.report import ConfusionTable, Section
+from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
+from featherlight.trainer.loop import Budget
+
+RECIPE = "finetune/custom"
+"""The recipe that a fine-tune from the command line is a variant of."""
+
+
+def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment:
+    """Loads model and data.
+
+    Raises:
+        ValueError: bad data or choices.
+    """
+    workspace.display.say(f"loading {config.model} and {config.train}")
+    problem = build_problem(config, scratch=workspace.scratch)
+    resolved = _resolved(problem)
+    finetune = _Finetune(resolved, problem, workspace.display)
+    method = METHODS[config.method]
+    return Experiment(
+        model=problem.loaded.model,
+        stages=[
+            Stage(
+                optimizer=finetune.optimizer,
+                objective=finetune.objective,
+                budget=Budget(steps=config.steps, minutes=config.minutes),
+                schedule=SCHEDULES[config.optimizer.schedule],
+                training=method.dropout,
+                begin=finetune.head_start,
+            )
+        ],
+        evaluate=finetune.evaluate,
+        title=f"{config.method} on {Path(config.train).name}",
+        lower_is_better=problem.task.metric == "perplexity",
+        evaluations=config.evaluations,
+        method=config.method,
+        facts=finetune.facts(),
+        write_model=finetune.write_model,
+        sections=finetune.sections,
+        replay=Replay(header=finetune.journal_header(), fitted=finetune.fitted) if method.replayable else None,
+        config=resolved,
+    )
+
+
+def _resolved(problem: Problem) -> FinetuneConfig:
+    """The config with every choice made."""
+    config = problem.config
+    lr = config.optimizer.lr if config.optimizer.lr is not None else METHODS[config.method].default_lr
+    return replace(config, optimizer=replace(config.optimizer, lr=lr))
+
+
+class _Finetune:
+    """Model and data, and what the run procedure asks of them."""
+
+    def __init__(self, config: FinetuneConfig, problem: Problem, display: Display) -> None:
+        self.config = config
+        self.problem = problem
+        self.display = display
+        self._sampler = IndexPermutation(len(problem.train), config.seed)
+        self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.problem.loaded.model
+
+    def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
+        lr = self.config.optimizer.lr
+        assert lr is not None, "the config is resolved"
+        return METHODS[self.config.method].build(self.problem.loaded, lr, self.config, journal, meter)
+
+    def objective(self, step: int, meter: Meter) -> Objective:
+        rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
+        objective = BatchObjective(
+            self.model,
+            self.problem.batch(self.problem.train, rows),
+            finite(self.problem.loss, step, rows),
+            micro_batch=self.config.micro_batch,
+            dropout_seed=(self.config.seed + step) % (1 << 63),
+            meter=meter,
+        )
+        clip = self.config.optimizer.clip
+        return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
+
+    def head_start(self) -> str | None:
+        """Fits a fresh head in closed form."""
+        if not self.config.head_start:
+            return None
+        fitted = fit_head(self.problem, self.display.track)
+        if not fitted.converged:
+            self.display.say("note: the closed-form head did not reach its tolerance; it is the best found")
+        return "head start"
+
+    def evaluate(self) -> Sequence[Evaluation]:
+        task = self.problem.task
+        logits, labels, losses = predict_all(self.model, self.problem.loss, self.problem.batches(self.problem.valid))
+        self._last = logits, labels
+        return [Evaluation(values={task.metric: task.score(logits, labels, losses)}, loss=float(losses.mean()))]
+
+    def facts(self) -> Mapping[str, str]:
+        """What was trained on what."""
+        config, problem = self.config, self.problem
+        longest = int(problem.train.lengths.max())
+        cut = problem.train.num_truncated_rows
+        return {
+            "model": config.model,
+            "data": config.train,
+            "task": f"{config.task}, scored by {problem.task.metric}",
+            "training examples": f"{len(problem.train):,} ({problem.train.num_tokens:,} tokens, longest {longest})",
+            "validation examples": f"{len(problem.valid):,}",
+            **({"rows cut to the longest input": f"{cut:,}"} if cut else {}),
+            "trained parameters": self._trained(),
+            "learning rate": f"{config.optimizer.lr:g}",
+        }
+
+    def sections(self) -> Sequence[Section]:
+        known = self.problem.labels
+        if known is None or known.is_regression:
+            return ()
+        logits, labels = self._last
+        counts = confusion(logits.argmax(-1), labels, known.num_outputs)
+        table = ConfusionTable(
+            labels=tuple(map(str, known.names)),
+            counts=tuple(map(tuple, counts.tolist())),
+            caption="Validation rows, at the end of the run.",
+        )
+        return [Section(title="Confusion", blocks=(table,))]
+
+    def write_model(self, path: Path) -> None:
+        if self.config.lora is not None:
+            merge_adapters(self.model)
+        labels = self.problem.labels
+        names = {} if labels is None else {"id2label": labels.id2label, "label2id": labels.label2id}
+        with quiet_loading():
+            save_pretrained(self.problem.loaded, path, names)
+
+    def journal_header(self) -> Mapping[str, Any]:
+        loaded, labels = self.problem.loaded, self.problem.labels
+        return {
+            "base": self.problem.base_digest,
+            "data": self.problem.data_digest(),
+            "num_outputs": None if loaded.head is None else loaded.head.out_features,
+            "lora": self.config.lora,
+            "dtype": self.config.dtype,
+            "seed": self.config.seed,
+            "labels": None if labels is None else list(labels.names),
+            "config": to_toml(self.config, recipe=RECIPE),
+        }
+
+    def fitted(self) -> Mapping[str, Tensor]:
+        """What the base does not contain as it is before the first step: fresh parameters and a fitted head."""
+        loaded = self.problem.loaded
+        of_head = {id(parameter) for parameter in loaded.head.parameters()} if loaded.head is not None else set()
+        return {n: p for n, p in self.model.named_parameters() if n in loaded.fresh or id(p) in of_head}
+
+    def _trained(self) -> str:
+        sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        return f"{sum(size for size, trained in sizes if trained):,} of {sum(size for size, _ in sizes):,}"

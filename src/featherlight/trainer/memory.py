@@ -1,0 +1,53 @@
+"""What a run takes: weights, a forward pass, a training step, and what AdamW would take."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from featherlight.meter import allocation_peak, saved_for_backward_bytes
+from featherlight.objective import BatchObjective, Objective
+
+_PROBED_EXAMPLES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Bytes of tensors: weights, and peaks with the weights counted in. None is what could not be measured."""
+
+    weights: int
+    measured_by: str
+    inference_peak: int | None = None
+    adamw_estimate: int | None = None
+    training_peak: int | None = None
+
+    def with_training(self, above_weights: int) -> "MemoryUse":
+        """With the peak of training steps, given as bytes above the weights."""
+        return replace(self, training_peak=self.weights + above_weights)
+
+
+def measure_memory(model: nn.Module, objective: Objective) -> MemoryUse:
+    """Measures a forward pass of a batch, and what AdamW would take from its weights and what a pass saves.
+
+    The activations of a backward pass are measured on two examples and scaled to the batch; gradients and the two
+    moments of AdamW take three times the trained weights.
+    """
+    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    device = next(iter((*model.parameters(), *model.buffers()))).device
+    training = model.training
+    model.eval()
+    with torch.no_grad(), allocation_peak(device) as inference:
+        objective.value()
+    found = MemoryUse(
+        weights=weights,
+        inference_peak=weights + inference.bytes,
+        measured_by="tensor allocations" + (" on CUDA" if device.type == "cuda" else ", torch profiler"),
+    )
+    if isinstance(objective, BatchObjective):
+        few = objective.narrow(_PROBED_EXAMPLES)
+        saved = saved_for_backward_bytes(lambda: few.loss(model, few.batch))
+        scaled = saved * (objective.micro_batch or objective.num_examples) // few.num_examples
+        found = replace(found, adamw_estimate=weights + 3 * trained + scaled)
+    model.train(training)
+    return found

@@ -1,0 +1,256 @@
+"""One run, whatever is trained: begin or take up, steps until the budget is used up, evaluations, and what is left on disk."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from featherlight.meter import Meter, allocation_peak
+from featherlight.objective import NonFiniteLossError, Objective
+from featherlight.report import read_run, write_report, write_sections
+from featherlight.trainer.experiment import Evaluation, Experiment, Stage
+from featherlight.trainer.journal import JournalWriter
+from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
+from featherlight.trainer.memory import MemoryUse, measure_memory
+from featherlight.trainer.metrics import Listener, MetricsLog
+from featherlight.trainer.model_card import write_model_card
+from featherlight.trainer.progress import Display
+from featherlight.trainer.run_directory import RunDirectory, replace_directory
+from featherlight.trainer.save import write_save
+from featherlight.trainer.scores import Scores
+from featherlight.trainer.summary import Identity, write_summary
+from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
+
+_PROFILED_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        steps: done, over all stages.
+        seconds: spent in them.
+        scores: over the run.
+        stopped: "finished", "interrupted" or "not finite", which `error` then explains.
+    """
+
+    steps: int
+    seconds: float
+    scores: Scores
+    stopped: str
+    error: str | None
+
+
+@dataclass(kw_only=True)
+class Run:
+    """An experiment on its way.
+
+    Attributes:
+        experiment: what is run.
+        directory: where everything goes.
+        identity: recipe, seed and command, for the summary.
+        display: where people look.
+        listeners: are handed every line of the metrics.
+        save_minutes: minutes between saves, for what has no journal.
+    """
+
+    experiment: Experiment
+    directory: RunDirectory
+    identity: Identity
+    display: Display
+    listeners: Sequence[Listener] = ()
+    save_minutes: float = 10.0
+    meter: Meter = field(default_factory=Meter)
+    scores: Scores = field(init=False)
+    log: MetricsLog = field(init=False)
+    notes: list[str] = field(default_factory=list)
+    steps_before: int = 0
+    seconds_before: float = 0.0
+    clock: Clock = field(init=False)
+    stage: int = 0
+
+    def __post_init__(self) -> None:
+        self.scores = Scores(lower_is_better=self.experiment.lower_is_better)
+        self.clock = Clock(budget=self.experiment.stages[0].budget)
+
+    def run(self) -> Finished:
+        """Runs all stages from the start, or from where an earlier part was stopped.
+
+        Raises:
+            ValueError: what was left cannot be taken up.
+        """
+        with closing(MetricsLog(self.directory.metrics, self.listeners, self.display.say)) as self.log:
+            return self._run()
+
+    @property
+    def steps(self) -> int:
+        """Steps done, over all stages."""
+        return self.steps_before + self.clock.step
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in steps, over all stages."""
+        return self.seconds_before + self.clock.seconds
+
+    def _run(self) -> Finished:
+        found = take_up(self) if self.directory.holds_steps else None
+        if found is None:
+            if self.directory.resumed:
+                self.display.say("nothing was saved yet, so the run starts again from step 0")
+            self.log.truncate_after(-1)
+            self.evaluate()
+        memory: MemoryUse | None = None
+        stopped, error = "finished", None
+        try:
+            for number, stage in enumerate(self.experiment.stages):
+                stage.prepare()
+                if found is not None and number < found.stage:
+                    continue
+                self.stage = number
+                memory = self._run_stage(stage, found if found is not None and number == found.stage else None, memory)
+                if self.clock.interrupted and self.clock.progress < 1:
+                    stopped = "interrupted"
+                    break
+        except NonFiniteLossError as not_finite:
+            stopped, error = "not finite", str(not_finite)
+            self.notes.append(error)
+        self.evaluate()
+        self._leave(memory, stopped)
+        return Finished(steps=self.steps, seconds=self.seconds, scores=self.scores, stopped=stopped, error=error)
+
+    def _run_stage(self, stage: Stage, found: TakenUp | None, memory: MemoryUse | None) -> MemoryUse:
+        """The steps of one stage, up to its end or an interrupt."""
+        if found is None:
+            self.steps_before, self.seconds_before = self.steps, self.seconds
+            self.clock = Clock(budget=stage.budget)
+            self._begin(stage)
+        journal = open_journal(self, found)
+        with nullcontext() if journal is None else closing(journal):
+            optimizer = stage.optimizer(journal, self.meter)
+            if found is not None:
+                restore_optimizer(self, optimizer, found)
+            scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
+            probe = stage.objective(self.clock.step, Meter())
+            memory = memory if memory is not None else measure_memory(self.experiment.model, probe)
+            self.experiment.model.train(stage.training)
+            return self._fit(stage, optimizer, scheduler, journal, memory)
+
+    def _begin(self, stage: Stage) -> None:
+        began = time.perf_counter()
+        what = stage.begin()
+        if what is None:
+            return
+        seconds = time.perf_counter() - began
+        primary = self._score()[0]
+        self.log.write("event", step=self.steps, name=what, seconds=seconds, loss=primary.loss, values=primary.values)
+        self.display.say(f"{what} in {seconds:.1f} s: {self.scores.text()}")
+
+    def _fit(
+        self, stage: Stage, optimizer: Optimizer, scheduler: LambdaLR, journal: JournalWriter | None, memory: MemoryUse
+    ) -> MemoryUse:
+        def objective(step: int) -> Objective:
+            return stage.objective(step, self.meter)
+
+        with self.display.watch(self.meter, self.scores.text) as watcher:
+            callbacks: list[Callback] = [self, watcher]
+            if memory.training_peak is None:
+                with allocation_peak(self.experiment.device) as peak:
+                    fit(
+                        optimizer,
+                        objective,
+                        clock=self.clock,
+                        scheduler=scheduler,
+                        callbacks=callbacks,
+                        until_step=self.clock.step + _PROFILED_STEPS,
+                    )
+                memory = memory.with_training(peak.bytes)
+            callbacks.append(_Evaluations(self, optimizer, saves=journal is None))
+            fit(optimizer, objective, clock=self.clock, scheduler=scheduler, callbacks=callbacks)
+        if journal is None:
+            self.save(optimizer)
+        return memory
+
+    def on_step(self, info: StepInfo) -> None:
+        """Logs a step."""
+        speed = {"tokens_per_second": self.meter.tokens / max(self.seconds, 1e-9)} if self.meter.tokens else {}
+        self.log.write(
+            "step",
+            step=self.steps,
+            loss=info.loss,
+            lr=info.lr,
+            forwards=self.meter.example_forwards,
+            seconds=self.seconds,
+            counters=self.meter.as_dict(),
+            **speed,
+        )
+
+    def save(self, optimizer: Optimizer) -> None:
+        """Saves weights and optimizer state, for what has no journal."""
+        progress = {
+            "stage": self.stage,
+            "step": self.clock.step,
+            "seconds": self.clock.seconds,
+            "steps_before": self.steps_before,
+            "seconds_before": self.seconds_before,
+            "counters": self.meter.as_dict(),
+        }
+        write_save(self.directory.save, self.experiment.model, optimizer, progress, meter=self.meter)
+
+    def evaluate(self) -> None:
+        """Scores the model and logs it."""
+        for one in self._score():
+            self.log.write(
+                "eval",
+                step=self.steps,
+                split=one.split,
+                loss=one.loss,
+                values=one.values,
+                forwards=self.meter.example_forwards,
+                seconds=self.seconds,
+            )
+
+    def _score(self) -> Sequence[Evaluation]:
+        model = self.experiment.model
+        training = model.training
+        model.eval()
+        found = self.experiment.evaluate()
+        model.train(training)
+        self.scores.add(found[0])
+        return found
+
+    def _leave(self, memory: MemoryUse | None, stopped: str) -> None:
+        if self.experiment.write_model is not None:
+            replace_directory(self.directory.model, self.experiment.write_model)
+        write_summary(self, memory, stopped)
+        write_sections(self.directory.sections, self.experiment.sections())
+        if self.experiment.write_model is not None:
+            write_model_card(self)
+        if stopped == "finished":
+            self.directory.save.unlink(missing_ok=True)
+        self.log.flush()
+        write_report([read_run(self.directory.path)], self.directory.report)
+
+
+class _Evaluations:
+    """Scores the model at equal shares of a stage's budget, and saves there and every few minutes."""
+
+    def __init__(self, run: Run, optimizer: Optimizer, *, saves: bool) -> None:
+        self._run = run
+        self._optimizer = optimizer
+        self._saves = saves
+        self._every = 1 / run.experiment.evaluations
+        self._next = run.clock.progress + self._every
+        self._saved_at = time.monotonic()
+
+    def on_step(self, info: StepInfo) -> None:
+        due = self._next <= info.progress < 1
+        if due:
+            self._next = info.progress + self._every
+            self._run.evaluate()
+        if self._saves and (due or time.monotonic() - self._saved_at > 60 * self._run.save_minutes):
+            self._run.save(self._optimizer)
+            self._saved_at = time.monotonic()

@@ -1,0 +1,186 @@
+"""The directory of a run: what lies where, who may write to it, and what can be taken up again."""
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featherlight.trainer.files import write_atomically
+
+_LOCK = ".lock"
+_OF_AN_ABANDONED_RUN = {_LOCK, "scratch", "metrics.jsonl", "asked.toml"}
+
+
+@dataclass(kw_only=True)
+class RunDirectory:
+    """`runs/<name>/` and the files in it."""
+
+    path: Path
+    resumed: bool = False
+    _kept: bool = field(default=False, repr=False)
+
+    @property
+    def config(self) -> Path:
+        """The config with every choice made, which runs again as it is."""
+        return self.path / "config.toml"
+
+    @property
+    def asked(self) -> Path:
+        """The config as it was asked for, by which a command that is given again is known."""
+        return self.path / "asked.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def save(self) -> Path:
+        return self.path / "save.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def sections(self) -> Path:
+        return self.path / "sections.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def scratch(self) -> Path:
+        return self.path / "scratch"
+
+    @property
+    def resume_command(self) -> str:
+        return f"featherlight run --resume {shlex.quote(str(self.path))}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        with suppress(OSError, json.JSONDecodeError):
+            return json.loads(self.summary.read_text()).get("stopped") == "finished"
+        return False
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, asked: str | None) -> Iterator["RunDirectory"]:
+        """Makes a new run directory, or takes up one in which the same was asked for; one process at a time.
+
+        A new one in which nothing was kept is removed at the end, and the scratch folder always is.
+
+        Args:
+            path: of the directory.
+            asked: the config as asked for, as TOML; None takes up whatever run there is.
+
+        Raises:
+            ValueError: another run is there, or none that could be taken up; it is finished, in use, or not writable.
+        """
+        if asked is not None and is_abandoned(path):
+            shutil.rmtree(path)
+        resumed = _found(path, asked)
+        try:
+            path.mkdir(parents=True, exist_ok=resumed)
+            lock = (path / _LOCK).open("a+")
+        except OSError as error:
+            raise ValueError(
+                f"the run directory {path} cannot be written to ({error.strerror}). Choose another one with `--out`."
+            ) from None
+        with lock:
+            _take(lock, path)
+            directory = cls(path=path, resumed=resumed, _kept=resumed)
+            try:
+                directory.scratch.mkdir(exist_ok=True)
+                yield directory
+            finally:
+                shutil.rmtree(directory.scratch, ignore_errors=True)
+                if not directory._kept:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def keep(self, config: str, asked: str) -> None:
+        """From now on the directory stays, whatever happens; writes both forms of the config of a new run."""
+        if not self.resumed:
+            write_atomically(self.asked, lambda file: file.write(asked.encode()))
+            write_atomically(self.config, lambda file: file.write(config.encode()))
+        self._kept = True
+
+    @property
+    def holds_steps(self) -> bool:
+        """Whether an earlier part of the run left a journal or a save."""
+        return self.journal.is_file() or self.save.is_file()
+
+
+def replace_directory(path: Path, write: Callable[[Path], None]) -> None:
+    """Has `write` fill a directory beside `path` and renames it to `path`, in the place of an earlier one."""
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        write(beside)
+        if path.exists():
+            path.rename(old)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a run was killed there while it was loading, before it had a config: nothing in it is of use."""
+    if not (path / _LOCK).is_file() or any(one.name not in _OF_AN_ABANDONED_RUN for one in path.iterdir()):
+        return False
+    with (path / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _take(lock, path: Path) -> None:
+    """Takes the lock and writes into it who has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise ValueError(
+            f"{path} is being written to by {holder}; wait for it, stop it, or give another `--out`."
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} ({shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
+    lock.flush()
+
+
+def _found(path: Path, asked: str | None) -> bool:
+    """Whether there is a run to take up."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file, and a run needs a directory of its own. Give another `--out`.")
+    directory = RunDirectory(path=path)
+    if asked is None and not directory.config.is_file():
+        raise ValueError(f"{path} is not a run directory (it has no config.toml), so there is nothing to resume.")
+    if asked is None and directory.is_finished:
+        raise ValueError(f"the run {path} is finished; there is nothing to resume. Look at {directory.report}.")
+    if asked is None or not path.exists():
+        return asked is None
+    if directory.config.is_file() and directory.asked.is_file() and directory.asked.read_text() == asked:
+        return True
+    raise ValueError(
+        f"the run directory {path} exists already with something else in it, and a run never overwrites another. Give "
+        f"another `--out`, or go on with what is there: {directory.resume_command}"
+    )

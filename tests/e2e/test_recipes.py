@@ -1,0 +1,258 @@
+"""`featherlight run` from end to end, on the digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from featherlight.recipes.classify import experiment as module
+from featherlight.report import read_run
+
+pytest.importorskip("sklearn")
+
+DIGITS = ("run", "classify/digits", "--set", "epochs=2", "--set", "evaluations=3", "--set", "batch=128")
+STEPS = 24
+
+
+def weights(run_directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_directory / "model" / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Sends Ctrl-C during a step."""
+    real = module._Classifier.objective
+
+    def objective(self, step, meter):
+        if step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, step, meter)
+
+    monkeypatch.setattr(module._Classifier, "objective", objective)
+
+
+def test_a_run_leaves_a_model_a_card_and_a_report_and_is_not_run_twice(run, tmp_path):
+    out = tmp_path / "run"
+    done = run(*DIGITS, "--out", out)
+    assert done.code == 0, done.err
+    record = read_run(out)
+    assert not record.damage
+    assert record.summary is not None
+    assert record.summary.counters.steps == STEPS
+    assert record.summary.metric is not None
+    assert record.summary.metric.last > record.summary.metric.start
+    assert {path.name for path in (out / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    card = (out / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: featherlight")
+    assert "classify/digits --set epochs=2" in card
+    assert "Mistakes" in (out / "report.html").read_text()
+    before = (out / "metrics.jsonl").read_bytes()
+    again = run(*DIGITS, "--out", out)
+    assert again.code == 0
+    assert "is finished already" in again.err
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("extra", [(), ("--set", "micro_batch=100", "--set", "optimizer.clip=0.5")])
+def test_the_same_command_goes_on_mid_epoch_to_the_same_bits(run, tmp_path, monkeypatch, extra):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*DIGITS, *extra, "--out", whole).code == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        stopped = run(*DIGITS, *extra, "--out", parts)
+    assert stopped.code == 130
+    assert f"featherlight run --resume {parts}" in stopped.err
+    resumed = run(*DIGITS, *extra, "--out", parts)
+    assert resumed.code == 0, resumed.err
+    assert "resumed at step 8" in resumed.err
+    assert same(weights(whole), weights(parts))
+    one, other = read_run(whole), read_run(parts)
+    assert [(p.step, p.loss, p.forwards) for p in one.steps] == [(p.step, p.loss, p.forwards) for p in other.steps]
+    assert one.summary is not None
+    assert other.summary is not None
+    assert one.summary.counters.backward_passes == other.summary.counters.backward_passes
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(run, tmp_path):
+    settings = ("--set", "epochs=8", "--set", "evaluations=24", "--set", "batch=256")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run("run", "classify/digits", *settings, "--out", whole).code == 0
+    command = [sys.executable, "-c", "from featherlight.cli import main; main()", "run", "classify/digits", *settings]
+    process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "save.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    if (killed / "summary.json").exists():
+        pytest.skip("the run was over before it could be killed")
+    resumed = run("run", "--resume", killed)
+    assert resumed.code == 0, resumed.err
+    assert "resumed at step" in resumed.err
+    assert same(weights(whole), weights(killed))
+
+
+def test_a_kill_during_a_save_leaves_the_one_before(run, tmp_path, monkeypatch):
+    from featherlight.trainer import files
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        assert run(*DIGITS, "--out", out).code == 130
+    before = (out / "save.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert run(*DIGITS, "--out", out).code == 1
+    assert (out / "save.safetensors").read_bytes() == before
+    assert run(*DIGITS, "--out", out).code == 0
+
+
+def test_a_damaged_save_is_refused(run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        assert run(*DIGITS, "--out", out).code == 130
+    data = bytearray((out / "save.safetensors").read_bytes())
+    data[-9] ^= 4
+    (out / "save.safetensors").write_bytes(data)
+    done = run(*DIGITS, "--out", out)
+    assert done.code == 2
+    assert "is altered" in done.err
+
+
+def test_seeds_and_a_sweep_are_drawn_in_one_picture(run, tmp_path):
+    out = tmp_path / "sweep"
+    arguments = (*DIGITS, "--set", "optimizer.lr=1e-4,3e-3", "--seeds", 2, "--out", out)
+    done = run(*arguments, "--json")
+    assert done.code == 0, done.err
+    summaries = json.loads(done.out)
+    assert [Path(one["run"]).name for one in summaries] == [
+        "optimizer.lr=0.0001,seed=0",
+        "optimizer.lr=0.0001,seed=1",
+        "optimizer.lr=0.003,seed=0",
+        "optimizer.lr=0.003,seed=1",
+    ]
+    assert (out / "report.html").is_file()
+    again = run(*arguments)
+    assert again.err.count("is finished already") == 4
+
+
+def test_a_sweep_that_is_interrupted_goes_on(run, tmp_path, monkeypatch):
+    out = tmp_path / "sweep"
+    arguments = (*DIGITS, "--set", "dropout=0.0,0.5", "--out", out)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        assert run(*arguments).code == 130
+    assert len([one for one in out.iterdir() if one.is_dir()]) == 1
+    assert run(*arguments).code == 0
+    assert all(read_run(out / f"dropout={value}").summary.stopped == "finished" for value in (0.0, 0.5))
+
+
+def test_names_tell_configs_apart(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*DIGITS).code == 0
+    assert run(*DIGITS, "--set", "seed=3").code == 0
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(names) == 2
+    assert all(name.startswith("classify-digits-") for name in names)
+
+
+def test_the_resolved_config_runs_again_to_the_same_bits(run, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(*DIGITS, "--out", first).code == 0
+    assert run("run", first / "config.toml", "--out", second).code == 0
+    assert (first / "config.toml").read_text() == (second / "config.toml").read_text()
+    assert same(weights(first), weights(second))
+
+
+def test_dry_run_and_recipes_as_json(run, tmp_path):
+    out = tmp_path / "run"
+    plan = json.loads(run(*DIGITS, "--out", out, "--dry-run", "--json").out)
+    assert plan["recipe"] == "classify/digits"
+    assert plan["budget of training"] == f"{STEPS} steps"
+    assert not out.exists()
+    listed = json.loads(run("recipes", "--json").out)
+    assert {"classify/digits", "finetune/stdlib_docs"} <= {one["name"] for one in listed}
+    assert run("recipes").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "name a recipe"),
+        (("classify/digit",), "Did you mean classify/digits?"),
+        (("classify/digits", "--set", "epoch=3"), "Did you mean `epochs`?"),
+        (("classify/digits", "--set", "optimizer=3"), "is a group of keys"),
+        (("classify/digits", "--set", "epochs.x=3"), "which is a value"),
+        (("classify/digits", "--set", "epochs=many"), "`epochs` is 'many'"),
+        (("classify/digits", "--set", "epochs"), "key=value"),
+        (("classify/digits", "--set", "dropout=1.5"), "must lie in [0, 1)"),
+        (("classify/digits", "--device", "abacus"), "no device `abacus`"),
+        (("classify/digits", "--tracker", "mlflw"), "there is no tracker mlflw"),
+        (("classify/digits", "--seeds", "1001"), "1 to 1,000"),
+        (("nowhere.toml",), "no config file at nowhere.toml"),
+        (("--resume", "nowhere"), "not a run directory"),
+    ],
+)
+def test_what_is_wrong_gets_a_sentence(run, tmp_path, arguments, sentence):
+    out = () if "--resume" in arguments else ("--out", tmp_path / "run")
+    done = run("run", *arguments, *out)
+    assert done.code == 2
+    assert sentence in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_another_run_is_not_touched(run, tmp_path):
+    out = tmp_path / "run"
+    assert run(*DIGITS, "--out", out).code == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    done = run(*DIGITS, "--set", "seed=5", "--out", out)
+    assert done.code == 2
+    assert "exists already with something else in it" in done.err
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_two_processes_do_not_write_to_one_directory(run, tmp_path):
+    from featherlight.trainer import RunDirectory
+
+    out = tmp_path / "run"
+    with RunDirectory.open(out, "asked") as directory:
+        directory.keep("", "asked")
+        done = run("run", "--resume", out)
+    assert done.code == 2
+    assert f"is being written to by process {os.getpid()} (" in done.err
+
+
+def test_a_listener_that_fails_is_left_out_and_the_run_goes_on(run, tmp_path, monkeypatch):
+    (tmp_path / "listening.py").write_text(
+        "seen = []\n"
+        "def good(path):\n    return seen.append\n"
+        "def bad(path):\n    return lambda line: 1 / 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = run(*DIGITS, "--tracker", "listening:good", "--tracker", "listening:bad", "--out", tmp_path / "run")
+    assert done.code == 0
+    assert done.err.count("failed (ZeroDivisionError: division by zero) and is left out") == 1
+    import listening  # pyright: ignore[reportMissingImports]
+
+    assert [line["step"] for line in listening.seen if line["kind"] == "step"] == list(range(1, STEPS + 1))
+
+
+def test_tensorboard_files_hold_the_metrics(run, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "run"
+    assert run(*DIGITS, "--tracker", "tensorboard", "--out", out).code == 0
+    events = accumulator.EventAccumulator(str(out / "tensorboard")).Reload()
+    losses = [one.value for one in events.Scalars("train/loss")]
+    assert losses == pytest.approx([point.loss for point in read_run(out).steps], rel=1e-6)
+    assert len(events.Scalars("valid/accuracy")) == len(read_run(out).evals)

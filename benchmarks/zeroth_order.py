@@ -80,7 +80,7 @@ def step_times(rounds: int) -> list[dict[str, Any]]:
             freeze_tables(model)
         for size in SIZES:
             task = objective(model, size)
-            sides = {"two forward passes": lambda task=task: (task.value(), task.value())}
+            sides: dict[str, Any] = {"two forward passes": lambda task=task: (task.value(), task.value())}
             sides |= {name: (lambda o=o, task=task: o.step(task)) for name, o in optimizers(model).items()}
             seconds = in_turn(sides, rounds=rounds)
             for name in sides:
@@ -181,10 +181,10 @@ def replay(steps: int) -> list[dict[str, Any]]:
             freeze_tables(model)
             journal = JournalWriter(path, header={}, fitted=model.head.state_dict(), meter=Meter())
             optimizer = ZerothOrderSGD(model, 1e-6, directions=RankOneSigns(count), seed=7, journal=journal)
+            first = 0
             for step in range(steps):
                 optimizer.step(objective(model, (max(2, count), 4), seed=step))
-                if step == 0:
-                    first = path.stat().st_size
+                first = first or path.stat().st_size
             journal.close()
             per_step = (path.stat().st_size - first) / (steps - 1)
             trained = weights_digest(model.state_dict())

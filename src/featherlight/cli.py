@@ -26,6 +26,7 @@ Text = Annotated[list[str] | None, typer.Option("--text", help="Text column; twi
 Label = Annotated[str | None, typer.Option(help="Label column. Guessed if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 Truncate = Annotated[bool, typer.Option("--allow-truncation", help="Go on if over 1% of the tokens are cut off.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Tracker = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,7 +74,7 @@ def finetune(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Any config key, such as optimizer.sigma=1e-3.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     tracker: Tracker = None,
@@ -126,7 +127,7 @@ def run(
         list[str] | None, typer.Option("--set", help="A config key, such as optimizer.lr=1e-3; 1e-4,1e-3 runs both.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Run so many seeds, from the config's own on.", min=1)] = 1,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     tracker: Tracker = None,
@@ -162,12 +163,13 @@ def predict(
     input: Annotated[Path, typer.Option("--input", help="jsonl, csv, tsv or parquet.", show_default=False)],
     text: Text = None,
     allow_truncation: Truncate = False,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Label new rows, as a stream: one line a row, in order."""
     from featherlight.recipes.finetune import use
 
-    trained = use.load_trained(run)
+    trained = use.load_trained(run, device=device)
     for chunk in use.predict(trained, input, text=tuple(text or ()), allow_truncation=allow_truncation):
         for one in chunk:
             if as_json:
@@ -184,19 +186,16 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A labelled file; a text for a language model.", show_default=False)],
     text: Text = None,
     label: Label = None,
-    task: Annotated[str, typer.Option(help="classification, regression or lm.")] = "classification",
+    task: Annotated[str | None, typer.Option(help="classification, regression or lm; the run's own if left out.")] = None,
     allow_truncation: Truncate = False,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Score a run on labelled rows, or a language model on a text."""
     from featherlight.recipes.finetune import use
 
-    if task == "lm":
-        scores = use.perplexity(use.load_trained(run, language=True), Path(data))
-    else:
-        scores = use.evaluate(
-            use.load_trained(run), data, text=tuple(text or ()), label=label, allow_truncation=allow_truncation
-        )
+    trained = use.load_trained(run, task=task, device=device)
+    scores = use.evaluate(trained, data, text=tuple(text or ()), label=label, allow_truncation=allow_truncation)
     if as_json:
         typer.echo(json.dumps(scores))
         return
@@ -214,11 +213,12 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0.0)] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    device: Device = None,
 ) -> None:
     """Continue a prompt with a language model."""
     from featherlight.recipes.finetune import use
 
-    trained = use.load_trained(run, language=True)
+    trained = use.load_trained(run, device=device)
     typer.echo(use.generate(trained, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
 
 

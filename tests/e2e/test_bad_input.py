@@ -55,7 +55,7 @@ def test_an_unknown_column_lists_the_columns_and_suggests_one(run, models, revie
     ("arguments", "sentence"),
     [
         (("--train", "nowhere.jsonl"), "nowhere.jsonl"),
-        (("--model", "nowhere"), "no model could be loaded from nowhere"),
+        (("--model", "nowhere"), "the model `nowhere` is no directory"),
         (("--trainable", "last:9"), "has 3"),
         (("--trainable", "nothing_like_it"), "fits none"),
         (("--trainable", "("), "not a regular expression"),
@@ -210,7 +210,7 @@ def test_a_misspelt_config_key_and_a_broken_config(run, tmp_path):
 
 def test_runs_that_cannot_be_used(run, models, tmp_path):
     assert "not a run directory" in run("finetune", "--resume", tmp_path).err
-    assert "no model yet" in run("predict", tmp_path / "nothing", "--input", "x.csv").err
+    assert "there is no model or run at" in run("predict", tmp_path / "nothing", "--input", "x.csv").err
     assert "its classes are unknown" in run("predict", models / "bert", "--input", "x.csv").err
     assert run("report", tmp_path).code == 2
 

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["finetune", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["finetune", "--help"], ["recipes"], ["run", "--help"]]
+)
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     program = (
         "import sys\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featherlight.data.sampler import IndexPermutation
 from featherlight.data.stdlib_docs import stdlib_docs
 from featherlight.data.tables import Table, iter_rows, read_table
-from featherlight.data.text import TextRows, load_text, read_plain_text, source_table, text_rows
+from featherlight.data.text import TextRows, guess_text_columns, load_text, read_plain_text, source_table, text_rows
 
 if TYPE_CHECKING:
     from featherlight.data.encoded import EncodedText, encode_text, lm_blocks
@@ -43,6 +43,7 @@ __all__ = [
     "TextRows",
     "confusion",
     "encode_text",
+    "guess_text_columns",
     "iter_rows",
     "lm_blocks",
     "load_digits",

@@ -5,6 +5,7 @@ Legend of shapes: N images, C channels, H rows, W columns.
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -57,7 +58,7 @@ def load_digits() -> ImageSet:
         )
     from sklearn.datasets import load_digits as load
 
-    found = load()
+    found: Any = load()
     return ImageSet(
         images=torch.tensor(found.images, dtype=torch.float32).div_(16).unsqueeze_(1),
         labels=torch.tensor(found.target, dtype=torch.int64),

@@ -112,7 +112,7 @@ def text_rows(table: Table, *, text_columns: tuple[str, ...] = (), label_column:
     """
     label_name = label_column or _guess_label_column(table, text_columns)
     labels = None if label_name is None else table.column(label_name)
-    names = text_columns or _guess_text_columns(table, label_name)
+    names = text_columns or guess_text_columns(table, label_name)
     for name in names:
         _check_texts(table, name)
     texts = list(zip(*(table.column(name) for name in names), strict=True))
@@ -136,7 +136,7 @@ def read_plain_text(path: str | os.PathLike[str], *, text_columns: tuple[str, ..
     if path != STDLIB_DOCS and not _is_table(Path(path)):
         return "".join(decoded_lines(Path(path))).replace("\r\n", "\n")
     table = source_table(path)
-    names = text_columns or _guess_text_columns(table, None)
+    names = text_columns or guess_text_columns(table, None)
     if len(names) != 1:
         raise ValueError(
             f"{path} has the pair of text columns {listing(names)}, and one text is needed. Name the one to read with "
@@ -170,7 +170,19 @@ def _check_texts(table: Table, name: str) -> None:
         )
 
 
-def _guess_text_columns(table: Table, label_column: str | None) -> tuple[str, ...]:
+def guess_text_columns(table: Table, label_column: str | None) -> tuple[str, ...]:
+    """Find the text columns of a table by their usual names.
+
+    Args:
+        table: the rows.
+        label_column: a column that holds no text; None where there is none.
+
+    Returns:
+        One column, or a pair.
+
+    Raises:
+        ValueError: no usual name is there, or more than one guess fits.
+    """
     by_fold = {name.lower(): name for name in table.columns if name != label_column}
     pairs = [pair for pair in _PAIR_NAMES if all(name in by_fold for name in pair)]
     in_pairs = {name for pair in pairs for name in pair}

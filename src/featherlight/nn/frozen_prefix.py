@@ -89,6 +89,9 @@ class PrefixCache:
         memory_limit: bytes.
         group_tokens: most tokens of a group, padding counted in, unless one example has more.
 
+    Attributes:
+        num_bytes: of the hidden states of all examples, in memory or in `file`: tokens x D x size of a number.
+
     Raises:
         ValueError: the disk has no room for `file`.
     """

@@ -35,6 +35,7 @@ class Recipe:
     data: str
 
     def __call__(self) -> RunConfig:
+        """A fresh config."""
         return self.make()
 
 
@@ -130,9 +131,8 @@ def _own_recipe(name: str) -> Recipe:
         raise ValueError(
             f"the module of the recipe {name} raised {type(error).__name__}: {error}{_place(error)}"
         ) from error
-    make: Any = getattr(module, function, None)
-    if isinstance(make, Recipe):
-        make = make.make
+    found: Any = getattr(module, function, None)
+    make: Callable[[], RunConfig] = found.make if isinstance(found, Recipe) else found
     if not callable(make):
         near = nearest(function, [one for one in vars(module) if not one.startswith("_")])
         hint = f" Did you mean {near}?" if near else ""

@@ -16,6 +16,8 @@ from featherlight.report import headline, read_run, write_report
 from featherlight.trainer import Display, Finished, Listener, RunDirectory, Workspace
 
 Listeners = Callable[[Path], Sequence[Listener]]
+"""Makes the listeners of a run from its directory."""
+
 _NOT_FINITE, _INTERRUPTED = 3, 130
 
 

@@ -28,7 +28,9 @@ class RunConfig(Protocol):
     """A frozen dataclass with a `seed` that says all of a run and puts it together."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of everything random. `--seeds N` runs N configs that differ in it alone."""
+        ...
 
     def experiment(self, workspace: Any) -> Any:
         """The run, ready to start: a `featherlight.trainer.Experiment`.
@@ -43,6 +45,7 @@ class RunConfig(Protocol):
 
 
 Config = TypeVar("Config")
+"""A config class: what goes in is what comes out."""
 
 
 def changed(config: Config, changes: Mapping[str, Any], *, source: str) -> Config:

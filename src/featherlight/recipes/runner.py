@@ -16,7 +16,12 @@ _MOST_RUNS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One config of several, and what sets it apart, such as "optimizer.lr=0.001,seed=1"; empty if it is the only one."""
+    """One config of several.
+
+    Attributes:
+        name: what sets it apart, such as "optimizer.lr=0.001,seed=1"; empty if it is the only one.
+        config: with the changes made.
+    """
 
     name: str
     config: RunConfig

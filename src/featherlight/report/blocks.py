@@ -34,6 +34,7 @@ IMAGE_BYTES_ON_A_PAGE = 1_000_000
 _MOST_ROWS = 200
 _MOST_BARS = 24
 _MOST_HEATMAP_CELLS = 16
+_HEATMAP_SIDE = 256
 _POINTS_IN_A_CHART = 2400
 _FEWEST_POINTS = 60
 _MOST_TICKS = 8
@@ -311,12 +312,14 @@ def _small_heatmap(block: Heatmap) -> TableView:
 def _large_heatmap(block: Heatmap) -> Figure:
     """Draw a heatmap as a picture of one pixel a cell, whose opacity is the value's size."""
     shares, low, high = _shades(block)
-    shares = _shrunk(shares, SIDE)
+    words = f"{block.caption} {_scale_words(low, high)}".strip()
+    if max(shares.shape) > _HEATMAP_SIDE:
+        shares = _shrunk(shares, _HEATMAP_SIDE)
+        words += f" Of each side, {_HEATMAP_SIDE} evenly spaced at most are shown."
     pixels = np.zeros((*shares.shape, 4), dtype=np.uint8)
     pixels[..., :3] = np.where((shares < 0)[..., None], np.array(_WRONG), np.array(_RIGHT))
     pixels[..., 3] = np.round(255 * np.nan_to_num(np.abs(shares)))
     shape = f"{in_count(len(block.row_labels))} rows, {in_count(len(block.column_labels))} columns"
-    words = f"{block.caption} {_scale_words(low, high)}".strip()
     panel = Panel(
         title=shape,
         description=f"{words} {shape}.",

@@ -29,6 +29,7 @@ _FEWEST_DOTS = 12
 _MOST_DOTS = 48
 _MOST_MOMENTS = 12
 _MOST_METRICS = 16
+_MISSED = " Runs that were evaluated on other splits alone are not drawn."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +226,10 @@ def _metric_caption(plot: _Plot, name: str, splits: Sequence[str]) -> str:
         else f"a split ({listed(list(map(split_name, splits)))})"
     )
     judged = [run.summary.metric for run in runs if run.summary and run.summary.metric]
+    judged_on = [_splits(group.runs, name) for group in plot.groups]
+    missed = not plot.alone and any(found and splits[0] not in found for found in judged_on)
     falls = any(metric.name == name and metric.lower_is_better for metric in judged)
-    return f"{each} an evaluation on {where}.{' Lower is better.' if falls else ''}{_band_caption(plot)}"
+    return f"{each} an evaluation on {where}.{' Lower is better.' * falls}{_MISSED * missed}{_band_caption(plot)}"
 
 
 def _levels(run: RunRecord, name: str) -> tuple[Level, ...]:

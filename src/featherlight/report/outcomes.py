@@ -235,10 +235,10 @@ def _plain_number(value: object) -> float | None:
 
 
 _OUTCOMES: Mapping[str, Callable[[Group], Entry | None]] = {
+    "Last": lambda group: _metric_entry(group, lambda metric: metric.last),
+    "Best": lambda group: _metric_entry(group, lambda metric: metric.best),
     "Metric at the start": lambda group: _metric_entry(group, lambda metric: metric.start),
     "Head start": _head_start_entry,
-    "Best": lambda group: _metric_entry(group, lambda metric: metric.best),
-    "Last": lambda group: _metric_entry(group, lambda metric: metric.last),
     "Loss": lambda group: _entry(group, lambda summary: summary.loss.last if summary.loss else None, in_digits),
     "Peak memory": lambda group: _entry(group, lambda summary: summary.memory.peak if summary.memory else None, _bytes),
     "Memory above inference": lambda group: _entry(group, _above, _bytes),

@@ -49,9 +49,9 @@ def read_run(path: str | Path) -> RunRecord:
     directory = Path(path)
     _check_is_run(directory)
     damage: list[str] = []
-    config_text, config = _read_config(directory / CONFIG_FILE, damage)
-    summary = _read_summary(directory / SUMMARY_FILE, damage)
     going_on = _is_locked(directory / LOCK_FILE)
+    config_text, config = _read_config(directory / CONFIG_FILE, damage, expected=not going_on)
+    summary = _read_summary(directory / SUMMARY_FILE, damage)
     expected = not going_on and (summary is None or summary.counters is None or summary.counters.steps > 0)
     metrics = _read_metrics(directory / METRICS_FILE, damage, expected=expected)
     return RunRecord(
@@ -107,11 +107,11 @@ def _read_bytes(path: Path, damage: list[str]) -> bytes | None:
         return None
 
 
-def _read_config(path: Path, damage: list[str]) -> tuple[str, dict[str, Any]]:
+def _read_config(path: Path, damage: list[str], *, expected: bool) -> tuple[str, dict[str, Any]]:
     told = len(damage)
     data = _read_bytes(path, damage)
     if data is None:
-        if len(damage) == told:
+        if expected and len(damage) == told:
             damage.append(f"{path}: this file is missing, so the page cannot say what was run.")
         return "", {}
     text = data.decode("utf-8", errors="replace")

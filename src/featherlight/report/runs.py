@@ -19,9 +19,16 @@ CURRENT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPoint:
-    """One training step; `step` counts those done, this one among them.
+    """One training step.
 
-    `forwards` counts example-forwards and `seconds` the time since training began; `peak_memory` is in bytes.
+    Attributes:
+        step: steps done, this one among them.
+        loss: of this step; NaN where it was not finite.
+        lr: learning rate of this step.
+        forwards: example-forwards so far.
+        seconds: spent in steps so far.
+        tokens_per_second: over all steps so far; NaN where tokens are not counted.
+        peak_memory: bytes.
     """
 
     step: NonNegativeInt
@@ -35,7 +42,16 @@ class StepPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalPoint:
-    """One evaluation on a split, placed on the same counts as the steps; `values` are its metrics by name."""
+    """One evaluation on a split.
+
+    Attributes:
+        step: steps done before it.
+        split: "valid", "test", "train" or another part of the data.
+        loss: the mean loss; NaN where there is none.
+        values: metrics by name.
+        forwards: example-forwards of training so far.
+        seconds: spent in steps so far.
+    """
 
     step: NonNegativeInt
     split: str
@@ -47,7 +63,15 @@ class EvalPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventPoint:
-    """Something that happened once, such as a head start or a new stage: how long it took and where it left the run."""
+    """Something that happened once, such as a head start or a new stage.
+
+    Attributes:
+        step: steps done before it.
+        name: for people.
+        seconds: how long it took.
+        loss: the mean loss after it; NaN where it was not measured.
+        values: metrics after it, by name.
+    """
 
     step: NonNegativeInt
     name: str
@@ -116,7 +140,26 @@ class Counters:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSummary:
-    """What a run says of itself when it ends; `stopped` is why it ended. What it does not say, or is damaged, is None."""
+    """What a run says of itself when it ends. What it does not say, or is damaged, is None.
+
+    Attributes:
+        version: of the format, `CURRENT_VERSION`.
+        recipe: its name.
+        title: for people.
+        method: such as "zo".
+        command: repeats the run.
+        resume_command: carries the run on; None if it is finished.
+        facts: texts by name, such as model and data.
+        metric: the run's metric at the start, at its best and at the end.
+        loss: at the start and at the end.
+        memory: bytes.
+        counters: the work done.
+        journal_bytes: size of the journal.
+        environment: versions and machine, by name.
+        seed: of everything random.
+        stopped: why it ended: "finished", "interrupted", "not finite"; "unknown" where it does not say.
+        notes: sentences.
+    """
 
     version: int = CURRENT_VERSION
     recipe: str = ""
@@ -138,12 +181,21 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """A run directory as read.
+    """A run directory as read. Where a resumed run went back, the later attempt stands.
 
-    `steps`, `evals` and `events` rise in step: where a resumed run went back, the later attempt stands. `summary` is
-    None while a run has never ended, or where it cannot be read, and then `summary_lost` says so. `torn` says that the
-    last line of the metrics was incomplete and is left out, `going_on` that a process still holds the run's lock, and
-    `damage` names each file and line that could not be used.
+    Attributes:
+        path: of the directory.
+        config: what `config.toml` says, nested; empty where it cannot be read.
+        config_text: the same as it stands in the file.
+        steps: rise in step.
+        evals: as `steps`.
+        events: as `steps`.
+        summary: None while the run has never ended, or where it cannot be read.
+        sections: what this kind of run adds to its page.
+        summary_lost: whether there is a summary that cannot be read.
+        torn: whether the last line of the metrics was incomplete, and is left out.
+        going_on: whether a process still holds the run's lock.
+        damage: a sentence for each file and line that could not be used.
     """
 
     path: Path

@@ -36,7 +36,7 @@ def write_sections(path: str | Path, sections: Sequence[Section]) -> Path:
     """Write sections, which `read_run` and the page then find in the run directory.
 
     Args:
-        path: a run directory, where the file is called `sections.json`, or a file of any other name.
+        path: a run directory, where the file is called `sections.json`, or a file whose name ends in `.json`.
         sections: in the order of the page. Those written before are replaced, in one step.
 
     Returns:
@@ -92,7 +92,7 @@ def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 def _file(path: str | Path) -> Path:
     path = Path(path)
-    return path / SECTIONS_FILE if path.is_dir() else path
+    return path if path.suffix == ".json" and not path.is_dir() else path / SECTIONS_FILE
 
 
 def _documents(path: Path, data: bytes) -> tuple[list[tuple[str, Any]], list[str]]:

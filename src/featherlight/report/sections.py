@@ -20,7 +20,13 @@ MOST_PIXELS = 16_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: `rows` of as many cells as there are `columns`; columns of numbers are set flush right."""
+    """A table: `rows` of as many cells as there are `columns`; columns of numbers are set flush right.
+
+    Attributes:
+        columns: their headings, one or more.
+        rows: of text, numbers or None for an empty cell; truth values read yes and no.
+        caption: a sentence below it; empty for none.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -43,7 +49,16 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """Lines over a common pair of axes: `lines` maps a label to its xs and ys. A point without a place is a gap."""
+    """Lines over a common pair of axes. A point without a place is a gap.
+
+    Attributes:
+        x_label: of the axis, with the unit.
+        y_label: of the axis, with the unit.
+        lines: maps a label to its xs and ys, as many of the one as of the other.
+        caption: a sentence below it; empty for none.
+        log_x: whether the axis is logarithmic; what is not positive is then a gap.
+        log_y: as `log_x`.
+    """
 
     x_label: str
     y_label: str
@@ -78,7 +93,14 @@ class LineChart:
 
 @dataclass(frozen=True, kw_only=True)
 class BarChart:
-    """A bar for each label, from zero; many bars are drawn as columns without their figures."""
+    """A bar for each label, from zero; many bars are drawn as columns without their figures.
+
+    Attributes:
+        labels: one or more.
+        values: one for each label.
+        unit: is set behind each figure; empty for none.
+        caption: a sentence below it; empty for none.
+    """
 
     labels: tuple[str, ...]
     values: tuple[float, ...]
@@ -104,7 +126,14 @@ class BarChart:
 
 @dataclass(frozen=True, kw_only=True)
 class Heatmap:
-    """Numbers as shades, the positive in one colour and the negative in another; small ones show their figures too."""
+    """Numbers as shades, the positive in one colour and the negative in another; small ones show their figures too.
+
+    Attributes:
+        values: rows of numbers, one for each label of `row_labels`, each with one for each of `column_labels`.
+        row_labels: from the top down.
+        column_labels: from left to right.
+        caption: a sentence below it; empty for none.
+    """
 
     values: Sequence[Sequence[float]]
     row_labels: tuple[str, ...]
@@ -126,7 +155,13 @@ class Heatmap:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionTable:
-    """`counts[i][j]` examples of label i were given label j."""
+    """How many examples of one label were given another.
+
+    Attributes:
+        labels: the classes, one or more.
+        counts: `counts[i][j]` examples of label i were given label j.
+        caption: a sentence above it; empty for none.
+    """
 
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
@@ -147,9 +182,14 @@ class ConfusionTable:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Images in rows of `columns`: `images` is uint8, (N, H, W) for grey or (N, H, W, 3) for colour.
+    """Images in rows.
 
-    `scale` enlarges each pixel to that many on a side. `labels` is empty, or names each image.
+    Attributes:
+        images: uint8, (N, H, W) for grey or (N, H, W, 3) for colour; `MOST_PIXELS` pixels at most.
+        columns: images a row.
+        caption: a sentence below them; empty for none.
+        labels: empty, or one for each image.
+        scale: each pixel is drawn as so many on a side.
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
@@ -199,7 +239,13 @@ Block: TypeAlias = Table | LineChart | BarChart | Heatmap | ConfusionTable | Ima
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a run's page: a title, a few plain sentences (a blank line parts paragraphs), and blocks in order."""
+    """A part of a run's page.
+
+    Attributes:
+        title: its heading; in a report of several runs, sections of one title stand together.
+        text: a few plain sentences; a blank line parts paragraphs.
+        blocks: tables, charts and images, in order.
+    """
 
     title: str
     text: str = ""

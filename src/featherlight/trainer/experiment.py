@@ -24,6 +24,7 @@ SCHEDULES: Mapping[str, Schedule] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item()),
 }
+"""Schedules by the names that configs use: "constant" is 1 throughout, "linear" and "cosine" fall from 1 to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,7 @@ class JournalWriter:
         self._write(self._file, encode_record(record))
 
     def close(self) -> None:
+        """Closes the file; every record is on disk already."""
         if self._file is not None:
             self._file.close()
 

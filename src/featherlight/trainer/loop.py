@@ -37,7 +37,9 @@ class StepInfo:
 class Callback(Protocol):
     """Reads along; whatever writes to the model is an optimizer, a transform or a schedule."""
 
-    def on_step(self, info: StepInfo) -> None: ...
+    def on_step(self, info: StepInfo) -> None:
+        """Is called after each step. What it raises ends the run."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from featherlight.trainer.files import write_atomically
 class Listener(Protocol):
     """Is handed every line of the metrics as it is written: a tracker, a plot, a test."""
 
-    def __call__(self, line: Mapping[str, Any]) -> None: ...
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Is called with the `kind` of the line ("step", "eval" or "event") and what was measured, as in the file."""
+        ...
 
 
 class MetricsLog:
@@ -64,6 +66,7 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Puts all lines on disk and closes the file; a second call does nothing."""
         if not self._file.closed:
             self.flush()
             self._file.close()

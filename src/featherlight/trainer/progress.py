@@ -20,7 +20,15 @@ Item = TypeVar("Item")
 class Tracker(Protocol):
     """Passes a sized iterable on and shows how far it is."""
 
-    def __call__(self, items: Iterable[Item], what: str, total: int) -> Iterable[Item]: ...
+    def __call__(self, items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+        """The items in their order.
+
+        Args:
+            items: to be passed on.
+            what: the name of the pass, for people.
+            total: how many items there are.
+        """
+        ...
 
 
 def silent(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
@@ -73,6 +81,9 @@ class Watcher(Callback, AbstractContextManager, Protocol):
 
 class NoProgress(nullcontext):
     """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def on_step(self, info: StepInfo) -> None:
         return None

@@ -56,6 +56,14 @@ class Run:
         display: where people look.
         listeners: are handed every line of the metrics.
         save_minutes: minutes between saves, for what has no journal.
+        meter: counters of the work done, over all parts of a run that was taken up.
+        scores: one for each evaluation so far, that before the first step included.
+        log: writes the metrics; open while `run` is.
+        notes: sentences for the summary.
+        steps_before: steps done in earlier stages.
+        seconds_before: seconds spent in steps of earlier stages.
+        clock: how far the present stage is.
+        stage: number of the present stage, from 0.
     """
 
     experiment: Experiment

@@ -19,7 +19,12 @@ _OF_AN_ABANDONED_RUN = {_LOCK, "scratch", "metrics.jsonl", "asked.toml"}
 
 @dataclass(kw_only=True)
 class RunDirectory:
-    """`runs/<name>/` and the files in it."""
+    """`runs/<name>/` and where the files in it lie, whether they are there or not.
+
+    Attributes:
+        path: of the directory.
+        resumed: whether there was a run to take up when it was opened.
+    """
 
     path: Path
     resumed: bool = False
@@ -37,38 +42,47 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
+        """What was measured on the way, line by line; `MetricsLog` writes it."""
         return self.path / "metrics.jsonl"
 
     @property
     def journal(self) -> Path:
+        """With the base weights, all it takes to have the trained ones; only for what can be replayed."""
         return self.path / "journal"
 
     @property
     def save(self) -> Path:
+        """Weights and optimizer state, for what has no journal; removed when the run is finished."""
         return self.path / "save.safetensors"
 
     @property
     def model(self) -> Path:
+        """The trained model, a directory; only where the experiment has `write_model`."""
         return self.path / "model"
 
     @property
     def summary(self) -> Path:
+        """What the run came to, JSON; a run that has none never ended."""
         return self.path / "summary.json"
 
     @property
     def sections(self) -> Path:
+        """Figures and tables of this kind of run, for the report."""
         return self.path / "sections.json"
 
     @property
     def report(self) -> Path:
+        """The page, written when the run ends."""
         return self.path / "report.html"
 
     @property
     def scratch(self) -> Path:
+        """A folder for large temporary files, which is there while the directory is open."""
         return self.path / "scratch"
 
     @property
     def resume_command(self) -> str:
+        """What to type to go on with the run, quoted for a shell."""
         return f"featherlight run --resume {shlex.quote(str(self.path))}"
 
     @property

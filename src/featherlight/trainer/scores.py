@@ -10,7 +10,14 @@ _SHARES = frozenset({"accuracy", "f1"})
 
 @dataclass(kw_only=True)
 class Scores:
-    """The run's metric and its loss, in the order in which they were measured."""
+    """The run's metric and its loss, in the order in which they were measured.
+
+    Attributes:
+        lower_is_better: whether small values of the metric are good.
+        metric: its name, which is "loss" where an evaluation has no metric; empty before the first.
+        values: of the metric; NaN where there was none.
+        losses: the mean losses, one for each value; None where there was none.
+    """
 
     lower_is_better: bool = False
     metric: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from featherlight.report import Section, write_sections
-from tests.unit.report.samples import CONFIG, make_metrics
+from tests.unit.report.samples import CONFIG, make_config, make_metrics, make_summary
 
 WriteRun = Callable[..., Path]
 
@@ -40,3 +40,16 @@ def write_run(tmp_path: Path) -> WriteRun:
         return directory
 
     return write
+
+
+def three_runs(write_run: WriteRun) -> list[Path]:
+    """Write a run of each method."""
+    return [
+        write_run(
+            method,
+            summary=make_summary(method),
+            metrics=make_metrics(200, seed=seed, rate=rate),
+            config=make_config(method=method),
+        )
+        for seed, (method, rate) in enumerate({"zo": 1.0, "mezo": 1.3, "adamw": 0.1}.items())
+    ]

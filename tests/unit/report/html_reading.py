@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
+
+from featherlight.report import read_run, render_report
 
 VOID = frozenset({"meta", "link", "br", "col", "path", "rect", "img"})
 
@@ -78,3 +81,13 @@ def table_rows(table: Element) -> list[list[str]]:
         [cell.text for cell in row.children if isinstance(cell, Element) and cell.tag in ("th", "td")]
         for row in table.all("tr")
     ]
+
+
+def page_of(*paths: Path) -> Element:
+    """Return the parsed page of some runs."""
+    return read_html(render_report([read_run(path) for path in paths]))
+
+
+def section(page: Element, name: str) -> Element:
+    """Return the section with a heading."""
+    return next(found for found in page.all("section") if any(name == heading.text for heading in found.all("h2")))

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,14 @@ def make_sections(seed: int = 0) -> tuple[Section, ...]:
             ),
         ),
     )
+
+
+def figures_of(summary: Mapping[str, Any]) -> list[float]:
+    """Return every number of a summary that the page shows to the last digit."""
+    found: list[float] = []
+    for key, value in summary.items():
+        if isinstance(value, dict) and key != "environment":
+            found.extend(figures_of(value))
+        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("version", "seed"):
+            found.append(value)
+    return found

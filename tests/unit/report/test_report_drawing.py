@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherlight.report.charts import Axis, Trace, mark, ticks, x_axis, y_axis
+from featherlight.report.charts import Axis, Trace, mark, plain_axis, ticks, x_axis, y_axis
 from featherlight.report.curves import Curve, drawable, scatter, smooth, thin
 from featherlight.report.quantities import (
     in_bytes,
@@ -85,6 +85,28 @@ def test_dots_are_not_joined() -> None:
     assert mark(dots, Axis(low=0, high=1), Axis(low=0, high=1)).path == "M0 1000h0M1000 0h0"
 
 
+def test_a_band_is_outlined_once_for_each_stretch() -> None:
+    curve = Curve(xs=[0, 1, 2, 3, 4], ys=[1.0, 1.0, math.nan, 1.0, 0.5])
+    band = Trace(label="", curve=curve, slot=0, look="band", floor=[0.0, 0.5, 0.0, 0.0, 0.0])
+    path = mark(band, Axis(low=0, high=4), Axis(low=0, high=1)).path
+    assert path == "M0 0L250 0L250 500L0 1000ZM750 0L1000 500L1000 1000L750 1000Z"
+
+
+def test_columns_stand_on_zero() -> None:
+    columns = Trace(label="", curve=Curve(xs=[0, 1], ys=[1.0, -1.0]), slot=0, look="columns")
+    path = mark(columns, Axis(low=-0.5, high=1.5), Axis(low=-1, high=1)).path
+    assert path == "M50 500V0H450V500ZM550 500V1000H950V500Z"
+
+
+@given(st.lists(ANY, max_size=20), st.booleans(), st.sampled_from([0.0, 0.06]))
+def test_any_values_have_a_plain_axis(values: list[float], log: bool, margin: float) -> None:
+    axis = plain_axis(values, log=log, margin=margin)
+    assert axis.low < axis.high
+    assert not log or axis.low > 0
+    assert len(ticks(axis, in_step)) <= 12
+    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values if drawable(value))
+
+
 def test_runs_of_unlike_length_share_a_logarithmic_axis() -> None:
     assert x_axis([1e6, 1e3], [1e3, 10]).log
     assert not x_axis([1e6, 5e5], [1e3, 10]).log
@@ -141,6 +163,7 @@ def test_digits(value: float, text: str) -> None:
 
 def test_metrics_read_as_their_kind_does() -> None:
     assert in_metric("accuracy", 0.8234) == "82.3\N{NO-BREAK SPACE}%"
+    assert in_metric("test_accuracy", 0.8234) == "82.3\N{NO-BREAK SPACE}%"
     assert in_metric("perplexity", 12.3456) == "12.35"
     assert in_metric("accuracy", math.nan) == "not a number"
     assert in_metric_step("accuracy", 0.8175, 0.0005) == "81.75\N{NO-BREAK SPACE}%"

@@ -7,17 +7,12 @@ from statistics import median
 
 import pytest
 
-from featherlight.report import read_run, render_report
+from featherlight.report import read_run
 from featherlight.report.curves import Track, spread
 from featherlight.report.groups import differing_keys, group_runs
 from tests.unit.report.conftest import WriteRun
-from tests.unit.report.html_reading import Element, read_html, table_rows
+from tests.unit.report.html_reading import page_of, table_rows
 from tests.unit.report.samples import make_config, make_metrics, make_summary
-
-
-def page_of(*paths: Path) -> Element:
-    """Return the parsed page of some runs."""
-    return read_html(render_report([read_run(path) for path in paths]))
 
 
 def seeded(write_run: WriteRun, lr: float, lasts: dict[int, float]) -> list[Path]:

@@ -4,53 +4,18 @@ import json
 import math
 import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from featherlight.report import ConfusionTable, Section, headline, read_run, render_report, write_report
-from tests.unit.report.conftest import WriteRun
-from tests.unit.report.html_reading import Element, machine_values, read_html, table_rows
-from tests.unit.report.samples import CONFIG, bare_summary, make_config, make_metrics, make_sections, make_summary
+from tests.unit.report.conftest import WriteRun, three_runs
+from tests.unit.report.html_reading import machine_values, page_of, read_html, section, table_rows
+from tests.unit.report.samples import CONFIG, bare_summary, figures_of, make_metrics, make_sections, make_summary
 
 LIMIT = 1_500_000
 NASTY = "<script>alert('&\"')</script>"
-
-
-def page_of(*paths: Path) -> Element:
-    """Return the parsed page of some runs."""
-    return read_html(render_report([read_run(path) for path in paths]))
-
-
-def section(page: Element, name: str) -> Element:
-    """Return the section with a heading."""
-    return next(found for found in page.all("section") if any(name == heading.text for heading in found.all("h2")))
-
-
-def figures_of(summary: Mapping[str, Any]) -> list[float]:
-    """Return every number of a summary that the page shows to the last digit."""
-    found: list[float] = []
-    for key, value in summary.items():
-        if isinstance(value, dict) and key != "environment":
-            found.extend(figures_of(value))
-        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("version", "seed"):
-            found.append(value)
-    return found
-
-
-def three_runs(write_run: WriteRun) -> list[Path]:
-    """Write a run of each method."""
-    return [
-        write_run(
-            method,
-            summary=make_summary(method),
-            metrics=make_metrics(200, seed=seed, rate=rate),
-            config=make_config(method=method),
-        )
-        for seed, (method, rate) in enumerate({"zo": 1.0, "mezo": 1.3, "adamw": 0.1}.items())
-    ]
 
 
 def test_every_figure_of_the_summary_is_on_the_page(write_run: WriteRun) -> None:
@@ -187,12 +152,6 @@ def test_the_memory_bars_tell_measured_from_estimated(write_run: WriteRun) -> No
     )
 
 
-def test_adamw_run_beside_others_replaces_their_estimate(write_run: WriteRun) -> None:
-    memory = section(page_of(*three_runs(write_run)), "Memory")
-    assert "estimated" not in memory.text
-    assert [table.all("caption")[0].text for table in memory.all("table")] == ["Forward-only", "MeZO", "AdamW"]
-
-
 def test_a_confusion_table_shows_every_pair(write_run: WriteRun) -> None:
     labels = tuple(f"label {i}" for i in range(30))
     counts = tuple(tuple(100 * (i == j) + (3 * i + j) % 7 for j in range(30)) for i in range(30))
@@ -252,107 +211,6 @@ def test_the_page_is_accessible(write_run: WriteRun) -> None:
         assert set(named) <= set(identifiers)
 
 
-def test_several_runs_are_laid_over_each_other(write_run: WriteRun) -> None:
-    page = page_of(*three_runs(write_run))
-    legends = [[item.text for item in legend.all("li")] for legend in page.all("ul") if legend.css_class == "legend"]
-    assert legends == [["Forward-only", "MeZO", "AdamW"]] * 2
-    chart = next(div for div in page.all("div") if div.attributes.get("role") == "img")
-    lines = [path.css_class for path in chart.all("path") if path.css_class.startswith("line")]
-    assert lines == ["line s0", "line s1", "line s2"]
-
-
-def test_the_table_of_outcomes_has_a_row_for_each_run(write_run: WriteRun) -> None:
-    table = section(page_of(*three_runs(write_run)), "Outcomes").all("table")[0]
-    head, *body = table_rows(table)
-    assert [row[0] for row in body] == ["Forward-only accuracy", "MeZO accuracy", "AdamW accuracy"]
-    assert dict(zip(head, body[0], strict=True)) == {
-        "Run": "Forward-only accuracy",
-        "Metric at the start": "50.9 %",
-        "Head start": "75.2 %",
-        "Best": "82.9 %",
-        "Last": "82.3 %",
-        "Loss": "0.4127",
-        "Memory above inference": "2.00 MiB",
-        "Time": "12 min 5 s",
-        "Example-forwards": "2,048,017",
-        "Journal": "61.0 KiB",
-    }
-
-
-def test_the_table_of_outcomes_leaves_out_what_no_run_has(write_run: WriteRun) -> None:
-    runs = [write_run(name, summary=bare_summary(title=name)) for name in ("a", "b")]
-    head, *body = table_rows(section(page_of(*runs), "Outcomes").all("table")[0])
-    assert head == ["Run", "Time", "Example-forwards"]
-    assert body == [["a", "12 min 5 s", "2,048,017"], ["b", "12 min 5 s", "2,048,017"]]
-
-
-def test_every_figure_of_every_run_is_on_a_comparison(write_run: WriteRun) -> None:
-    values = machine_values(page_of(*three_runs(write_run)))
-    for method in ("zo", "mezo", "adamw"):
-        assert not [figure for figure in figures_of(make_summary(method)) if figure not in values]
-
-
-def test_a_comparison_says_what_each_method_is_for(write_run: WriteRun) -> None:
-    page = page_of(*three_runs(write_run))
-    terms = [term.text for term in section(page, "What each method is for").all("dt")]
-    assert terms == ["Forward-only", "MeZO", "AdamW"]
-    heading = page.all("h1")[0].text
-    assert heading == (
-        "AdamW ended best, at 88.8 % accuracy; "
-        "Forward-only took the least memory, 2.00 MiB above what running the model takes."
-    )
-
-
-def test_an_unfair_comparison_is_said_to_be_one(write_run: WriteRun) -> None:
-    facts = {"model": "gpt2", "training data": "sst2.parquet"}
-    page = page_of(
-        write_run("a", summary=make_summary("zo")), write_run("b", summary=make_summary("adamw", facts=facts))
-    )
-    assert "The runs differ in their model (gpt2 and minilm-l6): compare with care." in page.text
-    assert page.all("h1")[0].text == "AdamW ended best, at 88.8 % accuracy."
-
-
-def test_runs_on_different_data_name_no_best_over_all(write_run: WriteRun) -> None:
-    facts = {"model": "minilm-l6", "training data": "trec.parquet"}
-    runs = [
-        write_run("a", summary=make_summary("zo")),
-        write_run("b", summary=make_summary("mezo")),
-        write_run("c", summary=make_summary("adamw", facts=facts)),
-    ]
-    page = page_of(*runs)
-    assert page.all("h1")[0].text == (
-        "The runs were made on different data, so none is called best over all. "
-        "On sst2.parquet, Forward-only ended best, at 82.3 % accuracy."
-    )
-    assert "The runs differ in their training data (sst2.parquet and trec.parquet)" in page.text
-
-
-def test_runs_on_different_machines_do_not_compare_in_time(write_run: WriteRun) -> None:
-    other = make_summary("adamw", environment={"device": "cuda", "threads": 2})
-    page = page_of(write_run("a", summary=make_summary("zo")), write_run("b", summary=other))
-    assert "The runs were not made alike (device differ), so their times do not compare." in page.text
-
-
-def test_runs_without_a_common_metric_name_no_best(write_run: WriteRun) -> None:
-    other = make_summary("adamw", metric={"name": "mcc", "start": 0.0, "best": 0.4, "last": 0.4})
-    page = page_of(write_run("a", summary=make_summary("zo")), write_run("b", summary=other))
-    assert "none is called best" in page.all("h1")[0].text
-
-
-def test_the_lowest_is_best_where_lower_is_better(write_run: WriteRun) -> None:
-    runs = []
-    for name, last in (("a", 11.0), ("b", 9.0)):
-        metric = {"name": "perplexity", "start": 20.0, "best": last, "last": last, "lower_is_better": True}
-        runs.append(write_run(name, summary=make_summary(title=name, metric=metric)))
-    assert page_of(*runs).all("h1")[0].text == "b ended best, at 9 perplexity."
-
-
-def test_twins_are_told_apart(write_run: WriteRun) -> None:
-    page = page_of(write_run("first", summary=make_summary()), write_run("second", summary=make_summary()))
-    assert [item.text for item in page.all("ul")[0].all("li")] == ["first", "second"]
-    assert page.all("h1")[0].text == "first and second ended level, both at 82.3 % accuracy."
-
-
 def test_an_unfinished_run_has_a_page(write_run: WriteRun) -> None:
     page = page_of(write_run("going", metrics=make_metrics(130), tail='{"kind"'))
     assert page.all("h1")[0].text.startswith("Unfinished at step 130: accuracy was last 8")
@@ -364,12 +222,6 @@ def test_a_run_that_recorded_nothing_has_a_page(write_run: WriteRun, metrics: li
     page = page_of(write_run(metrics=metrics))
     assert page.all("h1")[0].text == "This run has recorded nothing yet."
     assert "Nothing has been recorded that could be drawn." in page.text
-
-
-def test_unfinished_runs_can_be_compared(write_run: WriteRun) -> None:
-    page = page_of(write_run("done", summary=make_summary()), write_run("going", metrics=make_metrics(30)))
-    assert page.all("h1")[0].text == "2 runs side by side; 1 of them left a summary."
-    assert "Unfinished at step 30, not evaluated yet." in section(page, "Outcomes").text
 
 
 def test_losses_that_are_not_finite_are_gaps_and_said_to_be(write_run: WriteRun) -> None:
@@ -435,3 +287,20 @@ def test_a_folder_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
     record = read_run(write_run())
     with pytest.raises(ValueError, match=r"this is a folder.*report\.html"):
         write_report([record], tmp_path)
+
+
+def test_events_on_the_way_are_moments_of_a_chart_and_rows_of_a_table(write_run: WriteRun) -> None:
+    stage = {"kind": "event", "step": 30, "name": "second stage", "seconds": 65.0, "values": {"accuracy": 0.8}}
+    page = page_of(write_run(summary=make_summary(), metrics=[*make_metrics(80), stage]))
+    names = [span for span in page.all("span") if span.css_class.startswith("moment-name")]
+    assert [name.text for name in names] == ["second stage"] * 4
+    assert names[0].attributes["style"] == f"left:{round(100 * 30 / (80 * 1.02), 2)}%"
+    assert "Accuracy after the second stage in 1 min 5 s, at step 30 80.0 %" in page.text.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+
+
+def test_runs_that_count_no_examples_are_drawn_against_steps(write_run: WriteRun) -> None:
+    page = page_of(write_run(metrics=[line | {"forwards": 0} for line in make_metrics(50) if line["kind"] == "step"]))
+    charts = [div.attributes["aria-label"] or "" for div in page.all("div") if div.attributes.get("role") == "img"]
+    assert [label.split(":")[0] for label in charts] == ["Loss against steps", "Loss against seconds"]

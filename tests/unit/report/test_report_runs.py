@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,37 @@ def test_a_file_that_cannot_be_read_is_a_damage(write_run: WriteRun) -> None:
     path = write_run(summary=make_summary())
     (path / "sections.json").mkdir()
     assert "sections.json: this file cannot be read (Is a directory)" in read_run(path).damage[0]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_damage_keeps_a_page_from_being_made(write_run: WriteRun, seed: int) -> None:
+    path = write_run(summary=make_summary(), metrics=make_metrics(20, every=5), sections=make_sections()[:3])
+    rng = random.Random(seed)
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "sections.json"):
+        data = bytearray((path / name).read_bytes())
+        for _ in range(rng.randrange(4)):
+            i = rng.randrange(len(data))
+            match rng.randrange(4):
+                case 0:
+                    data[i] = rng.randrange(256)
+                case 1:
+                    del data[i : i + rng.randrange(1, 60)]
+                case 2:
+                    data[i:i] = rng.randbytes(rng.randrange(1, 9))
+                case _:
+                    data[i : i + 1] = rng.choice([b"null", b"-1", b"[]", b"{}", b'"', b"1e999", b"\n", b"NaN"])
+        (path / name).write_bytes(data)
+    record = read_run(path)
+    page = render_report([record, read_run(path)])
+    assert all(sentence.split(":")[0] in page for sentence in record.damage)
+    assert headline(record)
+    assert render_report([record])
+
+
+def test_a_run_that_has_only_begun_lacks_nothing(write_run: WriteRun) -> None:
+    path = write_run(config=None, metrics=[])
+    with (path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        record = read_run(path)
+    assert record.damage == ()
+    assert headline(record) == "This run has recorded nothing yet."

@@ -66,6 +66,12 @@ def test_sections_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["sections.json"]
 
 
+def test_a_run_directory_that_is_not_there_is_not_made_a_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_sections(tmp_path / "absent", [])
+    assert not list(tmp_path.iterdir())
+
+
 numbers = st.floats() | st.integers(-(10**12), 10**12)
 cells = st.none() | numbers | st.text(st.characters(codec="utf-8"), max_size=8)
 
@@ -254,6 +260,8 @@ def test_a_large_heatmap_is_a_picture(write_run: WriteRun) -> None:
     (image,) = section.all("img")
     assert (image.attributes["src"] or "").startswith("data:image/png;base64,")
     assert "300 rows, 2,000 columns" in section.text
+    assert "Of each side, 256 evenly spaced at most are shown." in section.text
+    assert len(image.attributes["src"] or "") < 200_000
 
 
 def test_images_keep_within_the_page(write_run: WriteRun) -> None:

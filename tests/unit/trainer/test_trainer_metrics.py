@@ -56,11 +56,11 @@ def test_what_was_measured_after_the_resumed_step_is_dropped(tmp_path: Path) -> 
     path = tmp_path / "metrics.jsonl"
     write(path, 1, 2, 3)
     log = MetricsLog(path)
-    log.write("note", text="no step")
+    log.write("event", step=2, name="a stage")
     log.truncate_after(2)
     log.write("train", step=3, loss=0.0)
     log.close()
-    assert [line.get("step") for line in read(path)] == [1, 2, None, 3]
+    assert [line.get("step") for line in read(path)] == [1, 2, 2, 3]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

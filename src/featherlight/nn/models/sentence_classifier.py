@@ -38,6 +38,10 @@ class SentenceClassifier(nn.Module):
         pooling: "mean", "cls", "max" or "lasttoken", as the encoder was trained with.
         num_outputs: C.
         source: directory the encoder came from, whose other files a save copies.
+
+    Attributes:
+        head: the linear layer, D to C, on the pooled features.
+        has_trained_head: whether `from_directory` found a head with C outputs there; else `head` is fresh.
     """
 
     def __init__(self, encoder: nn.Module, *, pooling: str, num_outputs: int, source: Path) -> None:
@@ -91,6 +95,13 @@ class SentenceClassifier(nn.Module):
         attention_mask: Int[Tensor, "B T"],
         token_type_ids: Int[Tensor, "B T"] | None = None,
     ) -> SentenceOutput:
+        """The logits of padded sentences.
+
+        Args:
+            input_ids: token numbers, (B, T).
+            attention_mask: 1 for a token, 0 for padding, (B, T).
+            token_type_ids: which sentence of a pair a token is of, (B, T); None leaves it to the encoder.
+        """
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden_BTD = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)

@@ -18,6 +18,11 @@ class SmallConvNet(nn.Module):
         num_classes: outputs.
         channels: of the convolutions.
         dropout: before the linear layer.
+
+    Attributes:
+        settings: the arguments by name, JSON; `SmallConvNet(**settings)` is the same network with fresh weights.
+        features: the convolutions, (B, in_channels, H, W) to (B, channels[-1], h, w), each halving rounded up.
+        head: the linear layer.
     """
 
     def __init__(
@@ -44,4 +49,5 @@ class SmallConvNet(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
+        """The logits of images of any size."""
         return self.head(self.dropout(self.features(images_BCHW).mean((-2, -1))))

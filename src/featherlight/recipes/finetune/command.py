@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featherlight.recipes.catalogue import Recipe, find_recipe
-from featherlight.recipes.config import changed, from_mapping, parse_set, read_toml
+from featherlight.recipes.config import changed, from_mapping, known_keys, parse_set, read_toml
 from featherlight.recipes.finetune.config import FinetuneConfig
 
 RECIPE = "finetune/custom"
@@ -25,7 +25,7 @@ def merged_config(
     if "steps" in given and "minutes" not in given:
         values.pop("minutes", None)
     missing = [name for name in ("model", "train") if name not in values]
-    if missing:
+    if missing and values.keys() <= set(known_keys(FinetuneConfig)):
         flags = " and ".join(f"`--{name}`" for name in missing)
         raise ValueError(
             f"{flags} {'is' if len(missing) == 1 else 'are'} missing: a fine-tune needs a model and rows to train on, such "

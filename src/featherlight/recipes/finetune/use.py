@@ -14,6 +14,7 @@ from featherlight.data import (
     Table,
     confusion,
     encode_text,
+    guess_text_columns,
     iter_rows,
     lm_blocks,
     metric,
@@ -143,7 +144,7 @@ def predict(
     """
     labels = _labels(trained, "predicts no labels")
     for table in iter_rows(file):
-        names = _text_columns(trained, table, text)
+        names = _text_columns(trained, table, text, trained.label)
         only = Table(
             columns={name: table.column(name) for name in names}, source=table.source, first_row=table.first_row
         )
@@ -171,8 +172,8 @@ def evaluate(
         _labels(trained, "is not scored on labels") if label is not None else None
         return perplexity(trained, Path(file), text=text)
     table = source_table(file)
-    own = trained.label if trained.label in table.columns else None
-    data, found = _encoded(trained, table, _text_columns(trained, table, text), label or own, allow_truncation)
+    named = label or (trained.label if trained.label in table.columns else None)
+    data, found = _encoded(trained, table, _text_columns(trained, table, text, named), named, allow_truncation)
     if found is None:
         raise ValueError(f"{file} has no label column, so nothing can be scored. Name it with `--label`.")
     targets = trained.labels.encode(found, source=f"the label column of {file}")
@@ -330,10 +331,11 @@ def _labels(trained: Trained, what: str) -> Labels:
     return trained.labels
 
 
-def _text_columns(trained: Trained, table: Table, given: tuple[str, ...]) -> tuple[str, ...]:
+def _text_columns(trained: Trained, table: Table, given: tuple[str, ...], label: str | None) -> tuple[str, ...]:
     """The columns to read: as given, else as in training where they are there, else guessed; as many as in training."""
     own = trained.text
-    names = given or (own if own and all(name in table.columns for name in own) else text_rows(table).text_columns)
+    is_same = bool(own) and all(name in table.columns for name in own)
+    names = given or (own if is_same else guess_text_columns(table, label))
     if own and len(names) != len(own):
         trained_on = f"{'pairs' if len(own) == 2 else 'single texts'} ({', '.join(own)})"
         raise ValueError(

@@ -6,7 +6,7 @@ export FEATHERLIGHT_DATA ?= $(wildcard $(DATA))
 
 DEMO := --model minilm --train stdlib-docs --trainable last:2 --minutes 1
 
-.PHONY: setup demo test lint bench-zo bench-sst2 clean
+.PHONY: setup demo test test-wheel lint docs bench-zo bench-sst2 bench-loop clean
 
 setup: .venv/.ready
 
@@ -31,11 +31,28 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
+# The package as a user installs it: a wheel in an environment of its own, away from the checkout.
+test-wheel: setup
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"$$(ls build/wheel/*.whl)[digits]"
+	cd build/wheel && venv/bin/featherlight recipes && venv/bin/featherlight run classify/digits --set epochs=2
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+
 bench-zo: setup
 	$(BIN)/python -m benchmarks.zeroth_order
 
 bench-sst2: setup
 	$(BIN)/python -m benchmarks.sst2
 
+bench-loop: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.loop
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build runs docs/_build docs/api

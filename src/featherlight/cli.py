@@ -93,21 +93,19 @@ def finetune(
     from featherlight.recipes.finetune import command as face
     from featherlight.recipes.runner import plan_runs
 
-    settings = _settings(as_json=as_json, tracker=tracker)
-    if resume is not None:
-        if given or config or change or lr is not None or out is not None:
-            raise ValueError(
-                "`--resume` goes on with a run as its config.toml says, so it takes no other settings. Drop them."
-            )
-        command.go_on(resume, **settings)
-        return
-    base = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
-    path = out if out is not None else Path("runs") / face.default_name(base)
-    plan = plan_runs(face.custom(), base=base, changes=[], seeds=1, out=path)
-    if dry_run:
-        command.show_plan(plan, as_json=as_json, console=_console)
-    else:
-        command.execute(plan, **settings)
+    with command.processes(None) as world:
+        settings = _settings(as_json=as_json, tracker=tracker)
+        if resume is not None:
+            _refuse_settings(given, config, change, lr is not None, out, dry_run)
+            command.go_on(resume, world=world, **settings)
+            return
+        base = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
+        path = out if out is not None else Path("runs") / face.default_name(base)
+        plan = plan_runs(face.custom(), base=base, changes=[], seeds=1, out=path)
+        if dry_run:
+            command.show_plan(plan, as_json=as_json, console=_console, world=world)
+        else:
+            command.execute(plan, world=world, **settings)
 
 
 @app.command()
@@ -128,6 +126,9 @@ def run(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Run so many seeds, from the config's own on.", min=1)] = 1,
     device: Device = None,
+    parallel: Annotated[
+        str | None, typer.Option(help="Under torchrun: ddp, a whole model in each process, or fsdp, a part.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     tracker: Tracker = None,
@@ -139,22 +140,57 @@ def run(
     from featherlight.recipes.catalogue import find
     from featherlight.recipes.runner import plan_runs
 
-    settings = _settings(as_json=as_json, tracker=tracker)
-    if (recipe is None) == (resume is None):
-        raise ValueError(
-            "name a recipe (`featherlight recipes` lists them), or go on with a run by `--resume RUN`; one of both."
-        )
-    if resume is not None:
-        command.go_on(resume, **settings)
-        return
-    assert recipe is not None
+    with command.processes(parallel) as world:
+        settings = _settings(as_json=as_json, tracker=tracker)
+        if (recipe is None) == (resume is None):
+            raise ValueError(
+                "name a recipe (`featherlight recipes` lists them), or go on with a run by `--resume RUN`; one of both."
+            )
+        if resume is not None:
+            _refuse_settings(change, seeds > 1, device, out, dry_run)
+            command.go_on(resume, world=world, **settings)
+            return
+        assert recipe is not None
+        one, base = find(recipe)
+        changes = [*(change or []), *([f"device={device}"] if device else [])]
+        plan = plan_runs(one, base=base, changes=changes, seeds=seeds, out=out)
+        if dry_run:
+            command.show_plan(plan, as_json=as_json, console=_console, world=world)
+        else:
+            command.execute(plan, world=world, **settings)
+
+
+@app.command()
+def search(
+    recipe: Annotated[
+        str, typer.Argument(help="A name from `recipes`, module:function, or a TOML file.", show_default=False)
+    ],
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="optimizer.lr=log:1e-5:1e-2, dropout=0.0:0.5, batch=int:16:128 or channels=[16],[32,64]."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many runs, those of earlier commands included.", min=1)] = 20,
+    change: Annotated[list[str] | None, typer.Option("--set", help="A config key of all trials.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no trial after so many.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is proposed; that of the runs is --set seed=N.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory of the search; runs/<name> if left out.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for a recipe's best settings with Optuna; the same command again goes on where it was stopped."""
+    from featherlight.recipes import search_command
+    from featherlight.recipes.catalogue import find
+    from featherlight.recipes.search import plan_search
+
     one, base = find(recipe)
-    changes = [*(change or []), *([f"device={device}"] if device else [])]
-    plan = plan_runs(one, base=base, changes=changes, seeds=seeds, out=out)
+    plan = plan_search(
+        one, base, changes=change or [], space=space or [], trials=trials, minutes=minutes, seed=seed, out=out
+    )
     if dry_run:
-        command.show_plan(plan, as_json=as_json, console=_console)
+        search_command.show_search(plan, as_json=as_json, console=_console)
     else:
-        command.execute(plan, **settings)
+        command = "featherlight " + shlex.join(sys.argv[1:])
+        search_command.execute_search(plan, command=command, as_json=as_json, console=_console)
 
 
 @app.command()
@@ -186,7 +222,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A labelled file; a text for a language model.", show_default=False)],
     text: Text = None,
     label: Label = None,
-    task: Annotated[str | None, typer.Option(help="classification, regression or lm; the run's own if left out.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or lm; the run's own if left out.")
+    ] = None,
     allow_truncation: Truncate = False,
     device: Device = None,
     as_json: Json = False,
@@ -270,6 +308,13 @@ def convert_llama2c(
     typer.echo(f"wrote {convert_llama2c(model, tokenizer, out)}")
 
 
+def _refuse_settings(*given: object) -> None:
+    if any(given):
+        raise ValueError(
+            "`--resume` goes on with a run as its config.toml says, so it takes no other settings. Drop them."
+        )
+
+
 def _settings(*, as_json: bool, tracker: list[str] | None) -> dict[str, Any]:
     """What all verbs that train are told."""
     from featherlight.integrations.trackers import make_trackers
@@ -306,3 +351,7 @@ def _fail(sentence: str, code: int) -> None:
 
     _console.print(f"[bold red]error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

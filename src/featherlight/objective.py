@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 
+_SEED_STRIDE = 0x9E3779B97F4A7C15  # apart the dropout seeds of processes
+
 Batch = Mapping[str, Tensor]
 """Tensors by name, each with one row for each example."""
 
@@ -50,6 +52,44 @@ class PerExampleObjective(Objective, Protocol):
 
     def narrow(self, count: int) -> Self:
         """The same objective over the first `count` examples, in one forward pass."""
+        ...
+
+
+class Team(Protocol):
+    """Processes that share each batch, and how a gradient is summed over them."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def add_gradient(self, loss: PerExampleLoss, batch: Batch, scale: float, *, last: bool) -> Tensor:
+        """Adds the gradient of `scale` times the summed losses of this process's rows, and returns that number, ().
+
+        Args:
+            loss: of the rows; a NonFiniteLossError on one process is raised on all.
+            batch: this process's rows. All processes call this equally often.
+            scale: factor of the losses.
+            last: whether this is the last pass of the step, after which the gradients are summed over the processes.
+        """
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of one tensor of each process, on all of them."""
+        ...
+
+
+@runtime_checkable
+class ShareableObjective(Objective, Protocol):
+    """An Objective that several processes can compute together."""
+
+    def share(self, team: Team) -> Objective:
+        """The same objective, of which each process computes its part; loss and gradient are those of the whole."""
         ...
 
 
@@ -112,6 +152,14 @@ class ClipGradient:
     def values(self) -> Float[Tensor, "B"]:
         """Those of the wrapped objective."""
         return self.objective.values()
+
+    def share(self, team: Team) -> "ClipGradient":
+        """Clips the gradient that is summed over the processes, by the norm of the whole."""
+        if not isinstance(self.objective, ShareableObjective):
+            raise ValueError(
+                f"{type(self.objective).__name__} cannot be shared by several processes: it has no `share(team)`."
+            )
+        return ClipGradient(self.objective.share(team), self.parameters, self.max_norm)
 
 
 class BatchObjective:
@@ -187,22 +235,113 @@ class BatchObjective:
             meter=self.meter,
         )
 
+    def share(self, team: Team) -> "SharedObjective":
+        """The same objective, each process with its part of the rows."""
+        return SharedObjective(self, team)
+
     def _forward(self) -> Generator[Tensor, None, None]:
         rows = self.micro_batch or self.num_examples
         with seeded_random(self.dropout_seed, next(iter(self.batch.values())).device):
             for start in range(0, self.num_examples, rows):
                 self.window = range(start, min(start + rows, self.num_examples))
                 part = {name: tensor[self.window.start : self.window.stop] for name, tensor in self.batch.items()}
-                losses = self.loss(self.model, part)
-                if losses.shape != (len(self.window),):
-                    raise ValueError(
-                        f"`loss` must return one loss per example, shape ({len(self.window)},); got {tuple(losses.shape)}. "
-                        "Use reduction='none' and average over everything but the rows."
-                    )
-                self.meter.example_forwards += len(self.window)
-                mask = part.get("attention_mask")
-                self.meter.tokens += int(mask.sum()) if mask is not None else 0
+                losses = _one_per_row(self.loss(self.model, part), len(self.window))
+                _count_forward(self.meter, part, len(self.window))
                 yield losses
+
+
+class SharedObjective:
+    """The mean loss over a batch of which each of several processes computes a part.
+
+    Loss, gradient and values are those of the whole batch, on every process, up to the rounding of sums. What is not
+    the same: batch statistics are those of a process's own rows, and each process draws dropout masks of its own. The
+    meter counts the whole batch.
+
+    Args:
+        whole: the batch; its micro-batch is the rows of a pass on one process.
+        team: the processes.
+
+    Attributes:
+        num_examples: B, of the whole batch.
+    """
+
+    def __init__(self, whole: BatchObjective, team: Team) -> None:
+        self.num_examples = whole.num_examples
+        self._whole = whole
+        self._team = team
+        self._seed = (whole.dropout_seed + team.rank * _SEED_STRIDE) % (1 << 63)
+        self._device = next(iter(whole.batch.values())).device
+        self._passes = _passes(whole.num_examples, whole.micro_batch, team)
+
+    def __call__(self) -> Float[Tensor, ""]:
+        """Clears the gradients, fills them with those of the whole batch and returns its mean loss."""
+        self._whole.model.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self._device)
+        with torch.enable_grad(), seeded_random(self._seed, self._device):
+            for number, (rows, counts) in enumerate(self._passes, 1):
+                scale = counts / self.num_examples
+                last = number == len(self._passes)
+                total = total + self._team.add_gradient(self._losses, self._rows(rows), scale, last=last)
+        _count_forward(self._whole.meter, self._whole.batch, self.num_examples)
+        self._whole.meter.backward_passes += self.num_examples
+        return self._team.sum(total)
+
+    @torch.no_grad()
+    def value(self) -> Float[Tensor, ""]:
+        """The mean loss without a graph."""
+        return self.values().mean()
+
+    @torch.no_grad()
+    def values(self) -> Float[Tensor, "B"]:
+        """The losses of all examples of the batch, without a graph."""
+        found = None
+        with seeded_random(self._seed, self._device):
+            for rows, counts in self._passes:
+                losses = self._losses(self._whole.model, self._rows(rows))
+                found = losses.new_zeros(self.num_examples) if found is None else found
+                if counts:
+                    found[rows.start : rows.stop] = losses
+        _count_forward(self._whole.meter, self._whole.batch, self.num_examples)
+        assert found is not None, "a batch has at least one pass"
+        return self._team.sum(found)
+
+    def share(self, team: Team) -> "SharedObjective":
+        """The same batch, shared by other processes."""
+        return SharedObjective(self._whole, team)
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return _one_per_row(self._whole.loss(model, batch), len(next(iter(batch.values()))))
+
+    def _rows(self, rows: range) -> Batch:
+        return {name: tensor[rows.start : rows.stop] for name, tensor in self._whole.batch.items()}
+
+
+def _passes(num_examples: int, micro_batch: int | None, team: Team) -> list[tuple[range, bool]]:
+    """Rows of each pass of a process, and whether they count.
+
+    All processes make equally many; one that has run out of rows repeats one, which does not count.
+    """
+    start, stop = (num_examples * rank // team.size for rank in (team.rank, team.rank + 1))
+    longest = -(-num_examples // team.size)
+    step = min(micro_batch or longest, longest)
+    spare = min(start, num_examples - 1)
+    parts = [range(one, min(one + step, stop)) for one in range(start, start + longest, step)]
+    return [(part, True) if len(part) else (range(spare, spare + 1), False) for part in parts]
+
+
+def _one_per_row(losses: Tensor, num_rows: int) -> Tensor:
+    if losses.shape != (num_rows,):
+        raise ValueError(
+            f"`loss` must return one loss per example, shape ({num_rows},); got {tuple(losses.shape)}. "
+            "Use reduction='none' and average over everything but the rows."
+        )
+    return losses
+
+
+def _count_forward(meter: Meter, batch: Batch, num_rows: int) -> None:
+    meter.example_forwards += num_rows
+    mask = batch.get("attention_mask")
+    meter.tokens += int(mask.sum()) if mask is not None else 0
 
 
 @contextmanager

@@ -202,6 +202,7 @@ def test_dry_run_and_recipes_as_json(run, tmp_path):
         (("classify/digits", "--seeds", "1001"), "1 to 1,000"),
         (("nowhere.toml",), "no config file at nowhere.toml"),
         (("--resume", "nowhere"), "not a run directory"),
+        (("--resume", "nowhere", "--set", "epochs=3"), "takes no other settings"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(run, tmp_path, arguments, sentence):
@@ -235,9 +236,7 @@ def test_two_processes_do_not_write_to_one_directory(run, tmp_path):
 
 def test_a_listener_that_fails_is_left_out_and_the_run_goes_on(run, tmp_path, monkeypatch):
     (tmp_path / "listening.py").write_text(
-        "seen = []\n"
-        "def good(path):\n    return seen.append\n"
-        "def bad(path):\n    return lambda line: 1 / 0\n"
+        "seen = []\ndef good(path):\n    return seen.append\ndef bad(path):\n    return lambda line: 1 / 0\n"
     )
     monkeypatch.chdir(tmp_path)
     done = run(*DIGITS, "--tracker", "listening:good", "--tracker", "listening:bad", "--out", tmp_path / "run")
@@ -256,3 +255,80 @@ def test_tensorboard_files_hold_the_metrics(run, tmp_path):
     losses = [one.value for one in events.Scalars("train/loss")]
     assert losses == pytest.approx([point.loss for point in read_run(out).steps], rel=1e-6)
     assert len(events.Scalars("valid/accuracy")) == len(read_run(out).evals)
+
+
+def test_a_staged_run_that_is_interrupted_between_and_within_stages_ends_at_the_same_bits(run, tmp_path, monkeypatch):
+    """The first stage trains what the second freezes, so a save of the second must hold both."""
+    (tmp_path / "staged.py").write_text(STAGED)
+    monkeypatch.chdir(tmp_path)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run("run", "staged:two", "--out", whole).code == 0
+    for at in (4, 7):
+        monkeypatch.setenv("INTERRUPT_AT", str(at))
+        stopped = run("run", "staged:two", "--out", parts)
+        assert stopped.code == 130, stopped.err
+        assert len(read_run(parts).steps) == at
+    monkeypatch.delenv("INTERRUPT_AT")
+    assert run("run", "staged:two", "--out", parts).code == 0
+    assert same(load_file(whole / "model" / "w.safetensors"), load_file(parts / "model" / "w.safetensors"))
+    assert [point.step for point in read_run(parts).steps] == list(range(1, 9))
+
+
+STAGED = """
+import os, signal
+from dataclasses import dataclass
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from featherlight.objective import BatchObjective
+from featherlight.trainer import Evaluation, Experiment, Stage
+from featherlight.trainer.loop import Budget
+
+def loss(model, batch):
+    return (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean(1)
+
+@dataclass(frozen=True)
+class Two:
+    seed: int = 0
+
+    def experiment(self, workspace):
+        generator = torch.Generator().manual_seed(self.seed)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        for p in model.parameters():
+            p.data = torch.randn(p.shape, generator=generator)
+
+        def stage(number):
+            def prepare():
+                for index, part in enumerate(model):
+                    part.requires_grad_(index == number)
+
+            def objective(step, meter):
+                if 4 * number + step + 1 == int(os.environ.get("INTERRUPT_AT", 0)):
+                    os.kill(os.getpid(), signal.SIGINT)
+                x = torch.randn(8, 3, generator=torch.Generator().manual_seed(100 * number + step))
+                return BatchObjective(model, {"x": x}, loss, meter=meter)
+
+            return Stage(
+                name=f"part {number}",
+                prepare=prepare,
+                objective=objective,
+                budget=Budget(steps=4),
+                optimizer=lambda journal, meter: torch.optim.AdamW(model[number].parameters(), lr=0.1),
+            )
+
+        def evaluate():
+            x = torch.eye(3)
+            return [Evaluation(values={"error": float(loss(model, {"x": x}).mean())})]
+
+        def write_model(path):
+            path.mkdir()
+            save_file(model.state_dict(), path / "w.safetensors")
+
+        return Experiment(
+            model=model, stages=[stage(0), stage(1)], evaluate=evaluate, title="two parts", lower_is_better=True,
+            write_model=write_model,
+        )
+
+def two():
+    return Two()
+"""

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+_WINDOW = 256
+
 
 class _ReachedError(Exception):
     """Ends a forward pass at the first trained block."""
@@ -76,9 +78,9 @@ class FrozenPrefix:
 class PrefixCache:
     """Hidden states at the first trained block for each example of a set, computed when first asked for.
 
-    Examples are computed in groups of similar lengths which the lengths alone decide, a whole group at once. So the
-    padding and the shapes under which an example is computed, and with them the last bits, do not depend on the order
-    in which examples are asked for, and a run that is taken up again sees what the one before it saw.
+    Examples are computed in groups of similar lengths among neighbours in `order`, a whole group at once. So the padding
+    and the shapes under which an example is computed, and with them the last bits, do not depend on which examples are
+    asked for first, and a run that is taken up again sees what the one before it saw.
 
     Args:
         prefix: computes them.
@@ -86,6 +88,8 @@ class PrefixCache:
         inputs: gives the model's inputs for some examples, padded, with `attention_mask` (B, T).
         like: hidden states of any example, for D and the dtype.
         file: where they are kept if they would take more than `memory_limit`; deleted with the cache's folder.
+        order: in which examples will mostly be asked for, (N,), so that few are computed before their time; None is as
+            they stand.
         memory_limit: bytes.
         group_tokens: most tokens of a group, padding counted in, unless one example has more.
 
@@ -104,13 +108,14 @@ class PrefixCache:
         *,
         like: Float[Tensor, "B T D"],
         file: Path,
+        order: Int[Tensor, "N"] | None = None,
         memory_limit: int = 1 << 28,
         group_tokens: int = 1024,
     ) -> None:
         self.prefix = prefix
         self._inputs = inputs
         self._starts = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
-        self._groups = _length_groups(lengths, group_tokens)
+        self._groups = _groups(lengths, torch.arange(len(lengths)) if order is None else order, group_tokens)
         self._group_of = torch.empty(len(lengths), dtype=torch.int64)
         for number, group in enumerate(self._groups):
             self._group_of[group] = number
@@ -193,14 +198,16 @@ def modules_before(model: nn.Module, block: nn.Module, inputs: Mapping[str, Tens
     return ran
 
 
-def _length_groups(lengths: Int[Tensor, "N"], most_tokens: int) -> list[Int[Tensor, "G"]]:
-    """The examples by length, cut into groups of at most `most_tokens` cells each; one example at least."""
-    order = lengths.argsort(stable=True)
-    groups, end = [], len(order)
-    while end:
-        count = min(end, max(1, most_tokens // max(1, int(lengths[order[end - 1]]))))
-        groups.append(order[end - count : end])
-        end -= count
+def _groups(lengths: Int[Tensor, "N"], order: Int[Tensor, "N"], most_tokens: int) -> list[Int[Tensor, "G"]]:
+    """Examples that are asked for at about the same time and are about as long, at most `most_tokens` cells together."""
+    groups = []
+    for window in order.split(_WINDOW):
+        by_length = window[lengths[window].argsort(stable=True)]
+        end = len(by_length)
+        while end:
+            count = min(end, max(1, most_tokens // max(1, int(lengths[by_length[end - 1]]))))
+            groups.append(by_length[end - count : end])
+            end -= count
     return groups
 
 

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from featherlight.recipes.runner import Plan, describe, resume, run_all
+from featherlight.recipes.runner import ALONE, Plan, describe, resume, run_all
 from featherlight.report import headline, read_run, write_report
-from featherlight.trainer import Display, Finished, Listener, RunDirectory, Workspace
+from featherlight.trainer import Display, Finished, Listener, RunDirectory, Workspace, World, joined
 
 Listeners = Callable[[Path], Sequence[Listener]]
 """Makes the listeners of a run from its directory."""
@@ -21,38 +22,65 @@ Listeners = Callable[[Path], Sequence[Listener]]
 _NOT_FINITE, _INTERRUPTED = 3, 130
 
 
-def execute(plan: Plan, *, command: str, as_json: bool, console: Console, listeners: Listeners) -> None:
+@contextmanager
+def processes(parallel: str | None) -> Iterator[World]:
+    """The processes that `torchrun` started, or this one alone; process 0 exits with the run's code, the others with 0.
+
+    Raises:
+        ValueError: `parallel` names no way to share a model, or there is nobody to share it with.
+    """
+    code = 0
+    with joined(parallel) as world:
+        try:
+            yield world
+        except typer.Exit as ended:
+            code = ended.exit_code
+    if code and world.is_first:
+        raise typer.Exit(code)
+
+
+def execute(
+    plan: Plan, *, command: str, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE
+) -> None:
     """Runs a plan and says what came of it.
 
     Raises:
         ValueError: with a sentence, for anything that is wrong with what the user asked.
         typer.Exit: with code 3 after a loss that was not finite, 130 after Ctrl-C.
     """
-    display = Display(console)
+    display = Display(console if world.is_first else None)
     several = len(plan.variants) > 1
     done = []
-    for path, finished in run_all(plan, command=command, display=display, listeners=listeners):
+    for path, finished in run_all(plan, command=command, display=display, listeners=listeners, world=world):
         done.append(path)
-        if not several or finished is None or finished.stopped == "interrupted":
+        if not world.is_first:
+            pass
+        elif not several or finished is None or finished.stopped == "interrupted":
             tell(path, finished, as_json=as_json and not several, console=console)
         if finished is not None and (finished.stopped == "interrupted" or (finished.error and not several)):
             raise typer.Exit(_INTERRUPTED if finished.error is None else _NOT_FINITE)
-        if several:
+        if several and world.is_first:
             write_report([read_run(one) for one in done], plan.path / "report.html")
-    if several:
+    if several and world.is_first:
         tell_all(done, plan.path / "report.html", as_json=as_json)
 
 
-def go_on(path: Path, *, command: str, as_json: bool, console: Console, listeners: Listeners) -> None:
+def go_on(
+    path: Path, *, command: str, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE
+) -> None:
     """Takes up the run of a directory; raises as `execute` does."""
-    finished = resume(path, command=command, display=Display(console), listeners=listeners)
-    tell(path, finished, as_json=as_json, console=console)
+    display = Display(console if world.is_first else None)
+    finished = resume(path, command=command, display=display, listeners=listeners, world=world)
+    if world.is_first:
+        tell(path, finished, as_json=as_json, console=console)
     if finished.stopped != "finished":
         raise typer.Exit(_INTERRUPTED if finished.error is None else _NOT_FINITE)
 
 
-def show_plan(plan: Plan, *, as_json: bool, console: Console) -> None:
+def show_plan(plan: Plan, *, as_json: bool, console: Console, world: World = ALONE) -> None:
     """Loads what the first run needs and prints what the runs would do."""
+    if not world.is_first:
+        return
     with tempfile.TemporaryDirectory() as scratch:
         first = plan.variants[0]
         rows = describe(first.config, plan.recipe, Workspace(scratch=Path(scratch), display=Display(console)))

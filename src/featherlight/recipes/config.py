@@ -142,6 +142,16 @@ def known_keys(kind: type) -> list[str]:
     return list(_keys(kind))
 
 
+def value_type(kind: type, key: str) -> Any:
+    """The annotation of a known key, dotted."""
+    *groups, last = key.split(".")
+    for name in groups:
+        nested = _config_class(_fields(kind)[name])
+        assert nested is not None, "a part of a known key is a group"
+        kind = nested
+    return _fields(kind)[last]
+
+
 @functools.cache
 def _keys(kind: type) -> tuple[str, ...]:
     found = []

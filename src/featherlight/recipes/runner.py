@@ -9,8 +9,9 @@ from pathlib import Path
 
 from featherlight.recipes.catalogue import Recipe, from_file, make_config
 from featherlight.recipes.config import RunConfig, changed, parse_set, to_toml
-from featherlight.trainer import Display, Finished, Identity, Listener, Run, RunDirectory, Workspace
+from featherlight.trainer import Display, Finished, Identity, Judge, Listener, Run, RunDirectory, Workspace, World
 
+ALONE = World()
 _MOST_RUNS = 1000
 
 
@@ -84,7 +85,12 @@ def plan_runs(
 
 
 def run_all(
-    plan: Plan, *, command: str, display: Display, listeners: Callable[[Path], Sequence[Listener]] = lambda path: ()
+    plan: Plan,
+    *,
+    command: str,
+    display: Display,
+    listeners: Callable[[Path], Sequence[Listener]] = lambda path: (),
+    world: World = ALONE,
 ) -> Iterator[tuple[Path, Finished | None]]:
     """Runs what is not finished yet, one after the other.
 
@@ -93,6 +99,7 @@ def run_all(
         command: what the user typed.
         display: where people look.
         listeners: makes those of a run, from its directory.
+        world: the processes that do each run together.
 
     Yields:
         The directory of each run and how it ended; None if it was finished before.
@@ -106,7 +113,8 @@ def run_all(
             display.say(f"{path} is finished already")
             yield path, None
             continue
-        yield path, run_one(plan.recipe, variant.config, path, command=command, display=display, listeners=listeners)
+        settings = {"command": command, "display": display, "listeners": listeners, "world": world}
+        yield path, run_one(plan.recipe, variant.config, path, **settings)
 
 
 def run_one(
@@ -117,15 +125,18 @@ def run_one(
     command: str,
     display: Display,
     listeners: Callable[[Path], Sequence[Listener]] = lambda path: (),
+    judge: Judge | None = None,
+    world: World = ALONE,
 ) -> Finished:
-    """Begins a run in a directory, or takes up the one that is there.
+    """Begins a run in a directory, or takes up the one that is there; a judge may end it early.
 
     Raises:
         ValueError: bad data or choices, or another run is there.
     """
     asked = to_toml(config, recipe=recipe.name)
-    with RunDirectory.open(path, asked) as directory:
-        return _run(recipe, config, directory, asked, command=command, display=display, listeners=listeners)
+    with world.open(path, asked) as directory:
+        settings = {"command": command, "display": display, "listeners": listeners, "judge": judge, "world": world}
+        return _run(recipe, config, directory, asked, **settings)
 
 
 def resume(
@@ -134,15 +145,16 @@ def resume(
     command: str,
     display: Display,
     listeners: Callable[[Path], Sequence[Listener]] = lambda path: (),
+    world: World = ALONE,
 ) -> Finished:
     """Goes on with a run as its config.toml says.
 
     Raises:
         ValueError: there is no run, it is finished, or its config was damaged.
     """
-    with RunDirectory.open(path, None) as directory:
+    with world.open(path, None) as directory:
         recipe, config = from_file(directory.config)
-        return _run(recipe, config, directory, "", command=command, display=display, listeners=listeners)
+        return _run(recipe, config, directory, "", command=command, display=display, listeners=listeners, world=world)
 
 
 def is_done(path: Path, asked: str) -> bool:
@@ -181,18 +193,24 @@ def _run(
     command: str,
     display: Display,
     listeners: Callable[[Path], Sequence[Listener]],
+    judge: Judge | None = None,
+    world: World = ALONE,
 ) -> Finished:
     if directory.resumed:
         _, config = from_file(directory.config)
-    experiment = config.experiment(Workspace(scratch=directory.scratch, display=display))
+    experiment = config.experiment(Workspace(scratch=world.scratch(directory), display=display))
+    world.check(experiment)
     resolved = experiment.config if experiment.config is not None else config
-    directory.keep(to_toml(resolved, recipe=recipe.name), asked)
+    if world.is_first:
+        directory.keep(to_toml(resolved, recipe=recipe.name), asked)
     run = Run(
         experiment=experiment,
         directory=directory,
         identity=Identity(recipe=recipe.name, seed=config.seed, command=command),
         display=display,
-        listeners=listeners(directory.path),
+        listeners=listeners(directory.path) if world.is_first else (),
+        judge=judge,
+        world=world,
     )
     return run.run()
 

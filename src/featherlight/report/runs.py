@@ -157,7 +157,7 @@ class RunSummary:
         journal_bytes: size of the journal.
         environment: versions and machine, by name.
         seed: of everything random.
-        stopped: why it ended: "finished", "interrupted", "not finite"; "unknown" where it does not say.
+        stopped: why it ended: "finished", "interrupted", "not finite" or "pruned"; "unknown" where it does not say.
         notes: sentences.
     """
 

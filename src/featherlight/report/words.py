@@ -61,6 +61,7 @@ METHODS = {
 _STOPS = {
     "finished": ("Finished", "good", "The run finished"),
     "interrupted": ("Interrupted", "warn", "The run was interrupted"),
+    "pruned": ("Pruned", "calm", "The search ended the run early"),
     "not finite": ("Loss not finite", "bad", "The run ended"),
     "failed": ("Failed", "bad", "The run failed"),
 }

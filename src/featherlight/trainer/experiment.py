@@ -1,9 +1,11 @@
 """What a kind of run hands to the one run procedure: its model, its stages, how it is scored and what it shows."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from torch.optim import Optimizer
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order import Journal
-from featherlight.report import Section
 from featherlight.trainer.loop import Budget
 from featherlight.trainer.progress import Display
+
+if TYPE_CHECKING:
+    from featherlight.report import Section
 
 Schedule = Callable[[float], float]
 """From the share of the budget that is used up, in [0, 1], to a factor of the learning rate."""
@@ -88,8 +92,8 @@ class Experiment:
     Attributes:
         model: what is trained. Whatever a save must keep is a parameter or a buffer of it.
         stages: one after the other.
-        evaluate: scores the model as it is, in evaluation mode and without gradients; the first metric of the first
-            split is the run's own.
+        evaluate: scores the model as it is. It is called in evaluation mode and without gradients; the first metric of the
+            first split is the run's own.
         title: for people, such as "zo on reviews.jsonl".
         lower_is_better: whether small values of the run's metric are good.
         evaluations: how often it is scored, besides before the first step and at the end.

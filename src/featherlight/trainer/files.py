@@ -16,13 +16,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> int:
     Raises:
         OSError: the disk refused; `path` is as it was, and nothing is left beside it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+
+    def fill(beside: Path) -> None:
         with beside.open("wb") as file:
             write(file)
-            file.flush()
+
+    return replace_file(path, fill)
+
+
+def replace_file(path: Path, fill: Callable[[Path], object]) -> int:
+    """As `write_atomically`, for writers that want the name of a file: `fill` is handed the one beside `path`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        fill(beside)
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
-            size = file.tell()
+            size = os.fstat(file.fileno()).st_size
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -82,13 +82,33 @@ class Clock:
         budget: when it ends.
         step: steps done.
         seconds: spent in steps; evaluations and saves do not count.
-        interrupted: whether Ctrl-C or SIGTERM ended it.
+        interrupted: whether Ctrl-C, SIGTERM or the run's judge ended it.
+        signalled: whether this process was sent Ctrl-C or SIGTERM.
+        agree: where several processes go by one clock, brings their signals and seconds together; None for a single one.
     """
 
     budget: Budget
     step: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    signalled: bool = False
+    agree: Callable[[bool, float], tuple[bool, float]] | None = None
+
+    def tick(self, seconds: float) -> None:
+        """Counts a step that took so many seconds."""
+        self.step += 1
+        self.seconds += seconds
+        self.settle()
+
+    def settle(self) -> None:
+        """Brings the clocks of several processes together."""
+        if self.agree is not None:
+            self.interrupted, self.seconds = self.agree(self.signalled, self.seconds)
+
+    def note_signal(self) -> None:
+        """Ends the steps after the present one; where there are several processes, when they next agree."""
+        self.signalled = True
+        self.interrupted = self.interrupted or self.agree is None
 
     @property
     def progress(self) -> float:
@@ -120,8 +140,7 @@ def fit(
             began = time.perf_counter()
             lr = float(optimizer.param_groups[0]["lr"])
             loss = float(optimizer.step(objective_at(clock.step)))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            clock.step += 1
-            clock.seconds += time.perf_counter() - began
+            clock.tick(time.perf_counter() - began)
             if scheduler is not None:
                 scheduler.step()
             info = StepInfo(step=clock.step, loss=loss, lr=lr, seconds=clock.seconds, progress=clock.progress)
@@ -138,9 +157,9 @@ def _finish_step_on_interrupt(clock: Clock) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if clock.interrupted and number == signal.SIGINT:
+        if clock.signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        clock.interrupted = True
+        clock.note_signal()
 
     for number in before:
         signal.signal(number, note)

@@ -7,6 +7,7 @@ from torch import nn
 
 from featherlight.meter import allocation_peak, saved_for_backward_bytes
 from featherlight.objective import BatchObjective, Objective
+from featherlight.trainer.parallel import own_bytes
 
 _PROBED_EXAMPLES = 2
 
@@ -32,8 +33,8 @@ def measure_memory(model: nn.Module, objective: Objective) -> MemoryUse:
     The activations of a backward pass are measured on two examples and scaled to the batch; gradients and the two
     moments of AdamW take three times the trained weights.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(own_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    trained = sum(own_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     device = next(iter((*model.parameters(), *model.buffers()))).device
     training = model.training
     model.eval()

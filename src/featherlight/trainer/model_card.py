@@ -39,6 +39,7 @@ def model_card(run: Run) -> str:
         model_name=experiment.title,
         metrics=[scores.metric] if scores.metric else None,
     )
+    folder = run.directory.model
     rows = [
         *experiment.facts.items(),
         ("method", experiment.method or "-"),
@@ -46,7 +47,7 @@ def model_card(run: Run) -> str:
         ("steps", f"{run.steps:,} in {run.seconds:,.0f} s"),
         ("seed", str(identity.seed)),
     ]
-    digests = [f"| `{path.name}` | `{sha256(path)}` |" for path in sorted(run.directory.model.rglob("*.safetensors"))]
+    digests = [f"| `{path.relative_to(folder)}` | `{sha256(path)}` |" for path in sorted(folder.rglob("*.safetensors"))]
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {experiment.title}",

@@ -1,16 +1,17 @@
 """One run, whatever is trained: begin or take up, steps until the budget is used up, evaluations, and what is left on disk."""
 
 import time
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from featherlight.meter import Meter, allocation_peak
+from featherlight.meter import AllocationPeak, Meter, allocation_peak
 from featherlight.objective import NonFiniteLossError, Objective
-from featherlight.report import read_run, write_report, write_sections
+from featherlight.trainer.distributed import World, shared
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
@@ -25,6 +26,10 @@ from featherlight.trainer.summary import Identity, write_summary
 from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
 
 _PROFILED_STEPS = 2
+_SAVES_SHARE = 50
+
+Judge = Callable[[float, float], bool]
+"""From the share of the run's budget that is used up, in (0, 1), and its metric there to whether it is to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Finished:
         steps: done, over all stages.
         seconds: spent in them.
         scores: over the run.
-        stopped: "finished", "interrupted" or "not finite", which `error` then explains.
+        stopped: "finished", "interrupted", "pruned" by its judge, or "not finite", which `error` then explains.
     """
 
     steps: int
@@ -55,7 +60,9 @@ class Run:
         identity: recipe, seed and command, for the summary.
         display: where people look.
         listeners: are handed every line of the metrics.
-        save_minutes: minutes between saves, for what has no journal.
+        save_minutes: minutes of steps between saves, for what has no journal.
+        world: the processes that train together; a single one by default.
+        judge: is asked after each evaluation on the way, and may end the run there; None lets it go on.
         meter: counters of the work done, over all parts of a run that was taken up.
         scores: one for each evaluation so far, that before the first step included.
         log: writes the metrics; open while `run` is.
@@ -64,6 +71,7 @@ class Run:
         seconds_before: seconds spent in steps of earlier stages.
         clock: how far the present stage is.
         stage: number of the present stage, from 0.
+        pruned: whether the judge ended it.
     """
 
     experiment: Experiment
@@ -72,6 +80,8 @@ class Run:
     display: Display
     listeners: Sequence[Listener] = ()
     save_minutes: float = 10.0
+    judge: Judge | None = None
+    world: World = field(default_factory=World)
     meter: Meter = field(default_factory=Meter)
     scores: Scores = field(init=False)
     log: MetricsLog = field(init=False)
@@ -80,10 +90,11 @@ class Run:
     seconds_before: float = 0.0
     clock: Clock = field(init=False)
     stage: int = 0
+    pruned: bool = False
 
     def __post_init__(self) -> None:
         self.scores = Scores(lower_is_better=self.experiment.lower_is_better)
-        self.clock = Clock(budget=self.experiment.stages[0].budget)
+        self.clock = self._clock(self.experiment.stages[0])
 
     def run(self) -> Finished:
         """Runs all stages from the start, or from where an earlier part was stopped.
@@ -91,7 +102,7 @@ class Run:
         Raises:
             ValueError: what was left cannot be taken up.
         """
-        with closing(MetricsLog(self.directory.metrics, self.listeners, self.display.say)) as self.log:
+        with closing(MetricsLog(self.world.metrics(self.directory), self.listeners, self.display.say)) as self.log:
             return self._run()
 
     @property
@@ -120,32 +131,40 @@ class Run:
                     continue
                 self.stage = number
                 memory = self._run_stage(stage, found if found is not None and number == found.stage else None, memory)
-                if self.clock.interrupted and self.clock.progress < 1:
-                    stopped = "interrupted"
+                is_last = stage is self.experiment.stages[-1]
+                if self.clock.interrupted and not (is_last and self.clock.progress >= 1):
+                    stopped = "pruned" if self.pruned else "interrupted"
                     break
         except NonFiniteLossError as not_finite:
             stopped, error = "not finite", str(not_finite)
             self.notes.append(error)
         self.evaluate()
-        self._leave(memory, stopped)
+        if self.world.is_first:
+            self._leave(memory, stopped)
         return Finished(steps=self.steps, seconds=self.seconds, scores=self.scores, stopped=stopped, error=error)
 
     def _run_stage(self, stage: Stage, found: TakenUp | None, memory: MemoryUse | None) -> MemoryUse:
         """The steps of one stage, up to its end or an interrupt."""
         if found is None:
             self.steps_before, self.seconds_before = self.steps, self.seconds
-            self.clock = Clock(budget=stage.budget)
+            self.clock = self._clock(stage)
             self._begin(stage)
         journal = open_journal(self, found)
-        with nullcontext() if journal is None else closing(journal):
+        with nullcontext() if journal is None else closing(journal), self.world.share(self.experiment.model) as team:
             optimizer = stage.optimizer(journal, self.meter)
+            self.world.check_optimizer(optimizer)
             if found is not None:
                 restore_optimizer(self, optimizer, found)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
-            probe = stage.objective(self.clock.step, Meter())
+            probe = shared(stage.objective(self.clock.step, Meter()), team)
             memory = memory if memory is not None else measure_memory(self.experiment.model, probe)
             self.experiment.model.train(stage.training)
-            return self._fit(stage, optimizer, scheduler, journal, memory)
+            return self._fit(
+                lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
+            )
+
+    def _clock(self, stage: Stage) -> Clock:
+        return Clock(budget=stage.budget, agree=self.world.agree if self.world.size > 1 else None)
 
     def _begin(self, stage: Stage) -> None:
         began = time.perf_counter()
@@ -158,15 +177,17 @@ class Run:
         self.display.say(f"{what} in {seconds:.1f} s: {self.scores.text()}")
 
     def _fit(
-        self, stage: Stage, optimizer: Optimizer, scheduler: LambdaLR, journal: JournalWriter | None, memory: MemoryUse
+        self,
+        objective: Callable[[int], Objective],
+        optimizer: Optimizer,
+        scheduler: LambdaLR,
+        journal: JournalWriter | None,
+        memory: MemoryUse,
     ) -> MemoryUse:
-        def objective(step: int) -> Objective:
-            return stage.objective(step, self.meter)
-
         with self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
             if memory.training_peak is None:
-                with allocation_peak(self.experiment.device) as peak:
+                with self._peak() as peak:
                     fit(
                         optimizer,
                         objective,
@@ -181,6 +202,10 @@ class Run:
         if journal is None:
             self.save(optimizer)
         return memory
+
+    def _peak(self) -> AbstractContextManager[AllocationPeak]:
+        """The peak of process 0; the others' is not looked at."""
+        return allocation_peak(self.experiment.device) if self.world.is_first else nullcontext(AllocationPeak())
 
     def on_step(self, info: StepInfo) -> None:
         """Logs a step."""
@@ -206,7 +231,15 @@ class Run:
             "seconds_before": self.seconds_before,
             "counters": self.meter.as_dict(),
         }
-        write_save(self.directory.save, self.experiment.model, optimizer, progress, meter=self.meter)
+        write_save(
+            self.directory.save,
+            self.experiment.model,
+            optimizer,
+            progress,
+            meter=self.meter,
+            everything=len(self.experiment.stages) > 1,
+            writes=self.world.is_first,
+        )
 
     def evaluate(self) -> None:
         """Scores the model and logs it."""
@@ -221,16 +254,25 @@ class Run:
                 seconds=self.seconds,
             )
 
+    def ask_judge(self) -> None:
+        """Ends the run after this step if its judge says so."""
+        used = (self.stage + self.clock.progress) / len(self.experiment.stages)
+        if self.judge is not None and not self.clock.interrupted and not self.judge(used, self.scores.values[-1]):
+            self.pruned = self.clock.interrupted = True
+
     def _score(self) -> Sequence[Evaluation]:
         model = self.experiment.model
         training = model.training
         model.eval()
-        found = self.experiment.evaluate()
+        with torch.no_grad():
+            found = self.experiment.evaluate()
         model.train(training)
         self.scores.add(found[0])
         return found
 
     def _leave(self, memory: MemoryUse | None, stopped: str) -> None:
+        from featherlight.report import read_run, write_report, write_sections  # takes 0.3 s
+
         if self.experiment.write_model is not None:
             replace_directory(self.directory.model, self.experiment.write_model)
         write_summary(self, memory, stopped)
@@ -244,7 +286,10 @@ class Run:
 
 
 class _Evaluations:
-    """Scores the model at equal shares of a stage's budget, and saves there and every few minutes."""
+    """Scores the model at equal shares of a stage's budget, and saves there and every few minutes.
+
+    A save at an evaluation is left out where saves would take more than a fiftieth of the time.
+    """
 
     def __init__(self, run: Run, optimizer: Optimizer, *, saves: bool) -> None:
         self._run = run
@@ -252,13 +297,17 @@ class _Evaluations:
         self._saves = saves
         self._every = 1 / run.experiment.evaluations
         self._next = run.clock.progress + self._every
-        self._saved_at = time.monotonic()
+        self._saved_at = run.clock.seconds
+        self._cost = 0.0
 
     def on_step(self, info: StepInfo) -> None:
         due = self._next <= info.progress < 1
         if due:
             self._next = info.progress + self._every
             self._run.evaluate()
-        if self._saves and (due or time.monotonic() - self._saved_at > 60 * self._run.save_minutes):
+            self._run.ask_judge()
+        since = info.seconds - self._saved_at
+        if self._saves and ((due and since >= _SAVES_SHARE * self._cost) or since > 60 * self._run.save_minutes):
+            began = time.perf_counter()
             self._run.save(self._optimizer)
-            self._saved_at = time.monotonic()
+            self._saved_at, self._cost = info.seconds, time.perf_counter() - began

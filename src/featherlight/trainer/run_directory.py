@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from featherlight.trainer.files import write_atomically
 
@@ -117,7 +118,7 @@ class RunDirectory:
                 f"the run directory {path} cannot be written to ({error.strerror}). Choose another one with `--out`."
             ) from None
         with lock:
-            _take(lock, path)
+            take_lock(lock, path)
             directory = cls(path=path, resumed=resumed, _kept=resumed)
             try:
                 directory.scratch.mkdir(exist_ok=True)
@@ -165,8 +166,8 @@ def is_abandoned(path: Path) -> bool:
     return True
 
 
-def _take(lock, path: Path) -> None:
-    """Takes the lock and writes into it who has it."""
+def take_lock(lock: IO[str], path: Path) -> None:
+    """Takes the lock of a directory, an open file, and writes into it who has it; raises ValueError if another has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -193,6 +194,10 @@ def _found(path: Path, asked: str | None) -> bool:
     if asked is None or not path.exists():
         return asked is None
     if directory.config.is_file() and directory.asked.is_file() and directory.asked.read_text() == asked:
+        if directory.is_finished:
+            raise ValueError(
+                f"the run {path} is finished already. Look at {directory.report}, or give another `--out`."
+            )
         return True
     raise ValueError(
         f"the run directory {path} exists already with something else in it, and a run never overwrites another. Give "

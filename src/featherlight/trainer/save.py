@@ -1,5 +1,6 @@
 """Saves: weights and optimizer state of methods that have no journal, as safetensors and JSON, never a pickle."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -7,34 +8,58 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from featherlight.meter import Meter
-from featherlight.trainer.files import write_atomically
+from featherlight.trainer.files import replace_file
 from featherlight.trainer.journal import weights_digest
+from featherlight.trainer.parallel import spread_like, whole
 
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
 
 
-def write_save(path: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any], *, meter: Meter) -> None:
+def write_save(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: dict[str, Any],
+    *,
+    meter: Meter,
+    everything: bool = False,
+    writes: bool = True,
+) -> None:
     """Writes trained weights, optimizer state and progress as one file; a kill in between leaves the previous one.
+
+    Tensors that are spread over processes are written whole, so that any number of processes can take the save up.
 
     Args:
         path: of the file.
-        model: parameters that require a gradient and all buffers are kept.
+        model: all buffers are kept, and the parameters that require a gradient.
         optimizer: its `state_dict` may hold tensors, numbers, strings, lists, tuples and dicts.
         progress: numbers and strings by name.
         meter: counts the bytes written.
+        everything: keeps all parameters, also those that require no gradient now but did in an earlier stage.
+        writes: False only helps to gather spread tensors, which takes all processes, for the one that writes.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _trained_state(model).items()}
-    document = {"optimizer": _flatten(optimizer.state_dict(), "optimizer", tensors), "progress": progress}
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _state(model, everything).items()}
+    document = {
+        "everything": everything,
+        "optimizer": _flatten(optimizer.state_dict(), "optimizer", tensors),
+        "progress": progress,
+    }
+    contiguous = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if writes:
+            contiguous[name] = full.cpu().contiguous()
+    if not writes:
+        return
     text = json.dumps(document)
-    data = save(contiguous, metadata={"featherlight": text, "digest": _digest(text, contiguous)})
-    meter.bytes_written += write_atomically(path, lambda file: file.write(data))
+    metadata = {"featherlight": text, "digest": _digest(text, contiguous)}
+    meter.bytes_written += replace_file(path, lambda beside: _serialize(_apart(contiguous), beside, metadata))
 
 
 def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -54,14 +79,14 @@ def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, A
             f"the save {path} is altered: its contents do not match its checksum. Go back to an older one."
         )
     document = json.loads(text)
-    own = _trained_state(model)
+    own = _state(model, document["everything"])
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if {n: (t.shape, t.dtype) for n, t in own.items()} != {n: (t.shape, t.dtype) for n, t in saved.items()}:
         raise ValueError(f"the save {path} is of another model or another choice of trained parameters.")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
-    optimizer.load_state_dict(_unflatten(document["optimizer"], tensors))
+            tensor.copy_(spread_like(tensor, saved[name]))
+    optimizer.load_state_dict(_spread(optimizer, _unflatten(document["optimizer"], tensors)))
     return document["progress"]
 
 
@@ -82,13 +107,42 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"the save {path} cannot be read ({error}); it is cut off, altered or not a save.")
 
 
+def _serialize(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes without a second copy of the tensors in memory."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from None
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those copied that share memory with an earlier one, since a file holds each by itself."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        where = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if where in seen else tensor
+        seen.add(where)
+    return apart
+
+
 def _digest(document: str, tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256((document + weights_digest(tensors)).encode()).hexdigest()
 
 
-def _trained_state(model: nn.Module) -> dict[str, Tensor]:
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return trained | dict(model.named_buffers())
+def _state(model: nn.Module, everything: bool) -> dict[str, Tensor]:
+    kept = {name: parameter for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
+    return kept | dict(model.named_buffers())
+
+
+def _spread(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A whole optimizer state, with what has the shape of a parameter spread as the parameter is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, of_parameter in state["state"].items():
+        for name, value in of_parameter.items():
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                of_parameter[name] = spread_like(parameters[number], value)
+    return state
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

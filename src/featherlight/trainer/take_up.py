@@ -82,6 +82,7 @@ def restore_optimizer(run: Run, optimizer: Optimizer, found: TakenUp) -> None:
         run.steps_before, run.seconds_before = progress["steps_before"], progress["seconds_before"]
     run.log.truncate_after(run.steps)
     _read_log(run)
+    run.clock.settle()
     run.display.say(f"resumed at step {run.steps:,}")
 
 

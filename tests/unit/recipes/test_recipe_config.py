@@ -10,7 +10,16 @@ from typing import Any, Literal
 import pytest
 
 from featherlight.recipes.catalogue import Recipe, find, find_recipe, make_config, recipe, recipes
-from featherlight.recipes.config import VERSION, changed, from_mapping, known_keys, nearest, parse_set, read_toml, to_toml
+from featherlight.recipes.config import (
+    VERSION,
+    changed,
+    from_mapping,
+    known_keys,
+    nearest,
+    parse_set,
+    read_toml,
+    to_toml,
+)
 
 _LETTERS = string.ascii_lowercase + string.digits + "_"
 
@@ -103,7 +112,7 @@ def test_changes_are_nested_or_dotted() -> None:
     ],
 )
 def test_wrong_changes_get_a_sentence_with_the_path(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match="^--set: ") as refused:
+    with pytest.raises(ValueError, match=r"^--set: ") as refused:
         changed(Outer(), changes, source="--set")
     assert sentence in str(refused.value)
 
@@ -160,7 +169,7 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_wrong_files_get_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:
     path = tmp_path / "c.toml"
     path.write_text(content)
-    with pytest.raises(ValueError, match="c.toml|there is no recipe") as refused:
+    with pytest.raises(ValueError, match=r"c\.toml|there is no recipe") as refused:
         find(str(path))
     assert sentence in str(refused.value)
 

@@ -82,7 +82,7 @@ class _Classifier:
 
     def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
         settings = self.config.optimizer
-        return AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        return AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
     def objective(self, step: int, meter: Meter) -> Objective:
         rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.train.labels)))

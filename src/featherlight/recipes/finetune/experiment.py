@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from featherlight.data import IndexPermutation, confusion
+from featherlight.data import confusion
 from featherlight.meter import Meter
 from featherlight.nn.models import quiet_loading, save_pretrained
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
@@ -79,7 +79,6 @@ class _Finetune:
         self.config = config
         self.problem = problem
         self.display = display
-        self._sampler = IndexPermutation(len(problem.train), config.seed)
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
 
     @property
@@ -92,7 +91,7 @@ class _Finetune:
         return METHODS[self.config.method].build(self.problem.loaded, lr, self.config, journal, meter)
 
     def objective(self, step: int, meter: Meter) -> Objective:
-        rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
+        rows = self.problem.sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
         objective = BatchObjective(
             self.model,
             self.problem.batch(self.problem.train, rows),

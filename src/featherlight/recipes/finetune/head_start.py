@@ -22,7 +22,7 @@ def fit_head(problem: Problem, track: Tracker) -> LinearHead:
     head = problem.loaded.head
     assert head is not None, "a language model has no head to fit"
     assert problem.train.targets is not None, "rows with labels have targets"
-    chosen = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))[:_MAX_ROWS]
+    chosen = torch.as_tensor(problem.sampler.indices(0, min(_MAX_ROWS, len(problem.train))))
     x, y = _features(problem, head, chosen, track), problem.train.targets[chosen]
     held = min(_MAX_HELD_OUT, max(1, len(y) // 10))
     parts = (x[held:], y[held:], x[:held], y[:held]) if len(y) > 1 else (x, y, x, y)

@@ -69,7 +69,7 @@ def _mezo(loaded: Pretrained, lr: float, config: FinetuneConfig, journal: Journa
 
 def _adamw(loaded: Pretrained, lr: float, config: FinetuneConfig, journal: Journal | None, meter: Meter) -> Optimizer:
     trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    return AdamW(trained, lr=lr, weight_decay=config.optimizer.weight_decay)
+    return AdamW(trained, lr=lr, weight_decay=config.optimizer.weight_decay, fused=True)
 
 
 METHODS: dict[str, Method] = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from featherlight.data import (
     EncodedText,
+    IndexPermutation,
     Labels,
     TextRows,
     encode_text,
@@ -41,6 +42,7 @@ class Problem:
         loss: of a batch.
         train: encoded training examples.
         valid: encoded validation examples.
+        sampler: the order in which training examples are seen.
         caches: hidden states of each set at the first trained block; empty without a frozen prefix.
         base_digest: of the weights that come from the model's source.
         device: where the model is.
@@ -53,6 +55,7 @@ class Problem:
     loss: TaskLoss
     train: EncodedText
     valid: EncodedText
+    sampler: IndexPermutation
     caches: dict[int, PrefixCache]
     base_digest: str
     device: torch.device
@@ -169,7 +172,10 @@ def _build(
         loaded.model.to(device).eval()
     else:
         prefix = select_trainable(loaded, config.trainable, _without_labels(probe))
-    caches = {} if prefix is None else _caches(prefix, TaskLoss(task, prefix), probe, (train, valid), device, scratch)
+    sampler = IndexPermutation(len(train), config.seed)
+    caches = {}
+    if prefix is not None:
+        caches = _caches(prefix, TaskLoss(task, prefix), probe, (train, valid), sampler, device, scratch)
     return Problem(
         config=config,
         loaded=loaded,
@@ -177,6 +183,7 @@ def _build(
         loss=TaskLoss(task, prefix if caches else None),
         train=train,
         valid=valid,
+        sampler=sampler,
         caches=caches,
         base_digest=digest,
         device=device,
@@ -203,6 +210,7 @@ def _caches(
     loss: TaskLoss,
     probe: dict[str, Tensor],
     sets: tuple[EncodedText, EncodedText],
+    sampler: IndexPermutation,
     device: torch.device,
     scratch: Path,
 ) -> dict[int, PrefixCache]:
@@ -211,14 +219,17 @@ def _caches(
     if hidden is None:
         return {}
 
-    def cache(data: EncodedText, file: Path) -> PrefixCache:
+    def cache(data: EncodedText, file: Path, order: Tensor | None) -> PrefixCache:
         def inputs(rows: Sequence[int]) -> dict[str, Tensor]:
             return _on(device, _without_labels(data.batch(rows)))
 
-        return PrefixCache(prefix, data.lengths, inputs, like=hidden, file=file)
+        return PrefixCache(prefix, data.lengths, inputs, like=hidden, file=file, order=order)
 
+    train, valid = sets
+    order = torch.as_tensor(sampler.indices(0, len(train)))
     return {
-        id(data): cache(data, scratch / f"{name}.prefix") for name, data in zip(("train", "valid"), sets, strict=True)
+        id(train): cache(train, scratch / "train.prefix", order),
+        id(valid): cache(valid, scratch / "valid.prefix", None),
     }
 
 

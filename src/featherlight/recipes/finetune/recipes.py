@@ -5,7 +5,6 @@ from dataclasses import replace
 from featherlight.recipes.catalogue import recipe
 from featherlight.recipes.finetune.config import FinetuneConfig
 
-
 _STDLIB_DOCS = FinetuneConfig(model="minilm", train="stdlib-docs", trainable="last:2", minutes=1.0)
 
 

@@ -1,7 +1,8 @@
 """Forward-only fine-tuning of MiniLM-L6 on SST-2: accuracy and loss against example-forwards, beside MeZO and AdamW.
 
     python -m benchmarks.sst2 --short     one seed, a few minutes
-    python -m benchmarks.sst2             five seeds, about an hour and a half on one core; goes on where it stopped
+    python -m benchmarks.sst2             five seeds, hours; goes on where it stopped
+    python -m benchmarks.sst2 --protocol published
 
 Two protocols, each method tuned with the same number of learning rates on a seed that is not reported:
 `published` is that of the MeZO paper (512 training rows, a fresh random head, no head start); `all rows` starts from a
@@ -205,6 +206,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one seed and a sixth of the example-forwards")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="only this one")
     parser.add_argument("--forwards", type=int, default=12_000, help="example-forwards a run")
     arguments = parser.parse_args()
     if not os.environ.get("FEATHERLIGHT_DATA"):
@@ -217,7 +219,7 @@ def main() -> None:
     targets: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for protocol in PROTOCOLS:
+        for protocol in [arguments.protocol] if arguments.protocol else PROTOCOLS:
             chosen: dict[str, list[dict[str, Any]]] = {}
             for (name_of, method), rates in LEARNING_RATES.items():
                 if name_of != protocol:
@@ -232,8 +234,8 @@ def main() -> None:
                     flush=True,
                 )
             targets += compare(protocol, chosen["zo"], chosen["mezo"])
-    write_results(name, reported, targets)
-    draw(reported, RESULTS / f"{name}.svg")
+            write_results(name, reported, targets)
+            draw(reported, RESULTS / f"{name}.svg")
 
 
 if __name__ == "__main__":

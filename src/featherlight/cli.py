@@ -182,6 +182,8 @@ def search(
     from featherlight.recipes.catalogue import find
     from featherlight.recipes.search import plan_search
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a search runs in one process; start it without torchrun.")
     one, base = find(recipe)
     plan = plan_search(
         one, base, changes=change or [], space=space or [], trials=trials, minutes=minutes, seed=seed, out=out

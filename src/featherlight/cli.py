@@ -105,7 +105,7 @@ def finetune(
         if dry_run:
             command.show_plan(plan, as_json=as_json, console=_console, world=world)
         else:
-            command.execute(plan, world=world, **settings)
+            command.execute(plan, command=_typed(), world=world, **settings)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def run(
         if dry_run:
             command.show_plan(plan, as_json=as_json, console=_console, world=world)
         else:
-            command.execute(plan, world=world, **settings)
+            command.execute(plan, command=_typed(), world=world, **settings)
 
 
 @app.command()
@@ -191,8 +191,7 @@ def search(
     if dry_run:
         search_command.show_search(plan, as_json=as_json, console=_console)
     else:
-        command = "featherlight " + shlex.join(sys.argv[1:])
-        search_command.execute_search(plan, command=command, as_json=as_json, console=_console)
+        search_command.execute_search(plan, command=_typed(), as_json=as_json, console=_console)
 
 
 @app.command()
@@ -317,15 +316,20 @@ def _refuse_settings(*given: object) -> None:
         )
 
 
+def _typed() -> str:
+    return "featherlight " + shlex.join(sys.argv[1:])
+
+
 def _settings(*, as_json: bool, tracker: list[str] | None) -> dict[str, Any]:
     """What all verbs that train are told."""
     from featherlight.integrations.trackers import make_trackers
 
     return {
-        "command": "featherlight " + shlex.join(sys.argv[1:]),
         "as_json": as_json,
         "console": _console,
-        "listeners": make_trackers(tracker or []),
+        "listeners": make_trackers(
+            tracker or [], lambda sentence: _console.print(sentence, highlight=False, markup=False)
+        ),
     }
 
 

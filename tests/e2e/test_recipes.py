@@ -200,6 +200,9 @@ def test_dry_run_and_recipes_as_json(run, tmp_path):
         (("classify/digits", "--device", "abacus"), "no device `abacus`"),
         (("classify/digits", "--tracker", "mlflw"), "there is no tracker mlflw"),
         (("classify/digits", "--seeds", "1001"), "1 to 1,000"),
+        (("classify/digits", "--set", "batch=8,16", "--set", "batch=32"), "`batch` is given twice"),
+        (("classify/digits", "--set", "optimizer.lr=0.001,1e-3"), "two of these runs are the same"),
+        (("classify/digits", "--set", "epochs=true"), "`epochs` is True, and it takes a int"),
         (("nowhere.toml",), "no config file at nowhere.toml"),
         (("--resume", "nowhere"), "not a run directory"),
         (("--resume", "nowhere", "--set", "epochs=3"), "takes no other settings"),
@@ -263,7 +266,7 @@ def test_a_staged_run_that_is_interrupted_between_and_within_stages_ends_at_the_
     monkeypatch.chdir(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("run", "staged:two", "--out", whole).code == 0
-    for at in (4, 7):
+    for at in (4, 7, 10):
         monkeypatch.setenv("INTERRUPT_AT", str(at))
         stopped = run("run", "staged:two", "--out", parts)
         assert stopped.code == 130, stopped.err
@@ -271,7 +274,66 @@ def test_a_staged_run_that_is_interrupted_between_and_within_stages_ends_at_the_
     monkeypatch.delenv("INTERRUPT_AT")
     assert run("run", "staged:two", "--out", parts).code == 0
     assert same(load_file(whole / "model" / "w.safetensors"), load_file(parts / "model" / "w.safetensors"))
-    assert [point.step for point in read_run(parts).steps] == list(range(1, 9))
+    assert [point.step for point in read_run(parts).steps] == list(range(1, 13))
+
+
+def test_a_damaged_line_of_the_metrics_does_not_stop_a_resume(run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        assert run(*DIGITS, "--out", out).code == 130
+    log = out / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'{"kind": "step", "step": 3', b'{"kinf": "step", "step": 3'))
+    resumed = run(*DIGITS, "--out", out)
+    assert resumed.code == 0, resumed.err
+    assert "1 damaged lines" in resumed.err
+
+
+def test_a_run_whose_sections_fail_is_not_called_finished(run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+
+    def failing(self):
+        raise ValueError("no figure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Classifier, "sections", failing)
+        assert run(*DIGITS, "--out", out).code == 2
+    assert not (out / "summary.json").exists()
+    done = run(*DIGITS, "--out", out)
+    assert done.code == 0, done.err
+    assert read_run(out).summary.stopped == "finished"
+
+
+def test_a_finished_run_without_its_page_gets_it(run, tmp_path):
+    out = tmp_path / "run"
+    assert run(*DIGITS, "--out", out).code == 0
+    (out / "report.html").unlink()
+    assert run(*DIGITS, "--out", out).code == 0
+    assert (out / "report.html").is_file()
+
+
+def test_an_empty_directory_is_taken_and_one_of_a_run_that_is_loading_is_not(run, tmp_path):
+    from featherlight.trainer import RunDirectory
+
+    empty, loading = tmp_path / "empty", tmp_path / "loading"
+    empty.mkdir()
+    assert run(*DIGITS, "--out", empty).code == 0
+    with RunDirectory.open(loading, "asked"):
+        done = run(*DIGITS, "--out", loading)
+    assert done.code == 2
+    assert "is being written to by process" in done.err
+    loading.mkdir()
+    (loading / ".lock").touch()
+    (loading / ".config.toml.123.part").touch()
+    assert run(*DIGITS, "--out", loading).code == 0
+
+
+def test_a_tracker_that_cannot_start_is_left_out(run, tmp_path, monkeypatch):
+    (tmp_path / "offline.py").write_text("def make(path):\n    raise OSError('no network')\n")
+    monkeypatch.chdir(tmp_path)
+    done = run(*DIGITS, "--tracker", "offline:make", "--out", tmp_path / "run")
+    assert done.code == 0
+    assert "the tracker offline:make failed to start (OSError: no network)" in done.err
 
 
 STAGED = """
@@ -303,6 +365,7 @@ class Two:
                     part.requires_grad_(index == number)
 
             def objective(step, meter):
+                assert step < 4 + 4 * number, "never asked for a step beyond the budget"
                 if 4 * number + step + 1 == int(os.environ.get("INTERRUPT_AT", 0)):
                     os.kill(os.getpid(), signal.SIGINT)
                 x = torch.randn(8, 3, generator=torch.Generator().manual_seed(100 * number + step))
@@ -312,7 +375,7 @@ class Two:
                 name=f"part {number}",
                 prepare=prepare,
                 objective=objective,
-                budget=Budget(steps=4),
+                budget=Budget(steps=4 + 4 * number),
                 optimizer=lambda journal, meter: torch.optim.AdamW(model[number].parameters(), lr=0.1),
             )
 

@@ -45,17 +45,34 @@ class TensorBoard:
             self._writer.flush()
 
 
-def make_trackers(names: Sequence[str]) -> Callable[[Path], Sequence[Listener]]:
+def make_trackers(
+    names: Sequence[str], warn: Callable[[str], object] = lambda sentence: None
+) -> Callable[[Path], Sequence[Listener]]:
     """From names to what makes the listeners of a run directory.
 
     Args:
         names: "tensorboard", or module:function; the function is handed the run directory and returns a listener.
+        warn: is handed a sentence when a user's function fails; the run goes on without that tracker.
 
     Raises:
-        ValueError: a name means nothing. What a function raises when it is called is for the user to see.
+        ValueError: a name means nothing.
     """
-    makers = [_maker(name) for name in names]
-    return lambda path: [make(path) for make in makers]
+    makers = {name: _maker(name) for name in names}
+
+    def make(path: Path) -> Sequence[Listener]:
+        made = []
+        for name, maker in makers.items():
+            try:
+                made.append(maker(path))
+            except Exception as error:
+                if name == "tensorboard":
+                    raise
+                warn(
+                    f"warning: the tracker {name} failed to start ({type(error).__name__}: {error}); the run goes on without it"
+                )
+        return made
+
+    return make
 
 
 def _maker(name: str) -> Callable[[Path], Listener]:
@@ -68,5 +85,5 @@ def _maker(name: str) -> Callable[[Path], Listener]:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the tracker {name} cannot be loaded: {error}.") from None
+    except Exception as error:
+        raise ValueError(f"the tracker {name} cannot be loaded ({type(error).__name__}: {error}).") from None

@@ -65,12 +65,10 @@ def execute(
         tell_all(done, plan.path / "report.html", as_json=as_json)
 
 
-def go_on(
-    path: Path, *, command: str, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE
-) -> None:
+def go_on(path: Path, *, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE) -> None:
     """Takes up the run of a directory; raises as `execute` does."""
     display = Display(console if world.is_first else None)
-    finished = resume(path, command=command, display=display, listeners=listeners, world=world)
+    finished = resume(path, display=display, listeners=listeners, world=world)
     if world.is_first:
         tell(path, finished, as_json=as_json, console=console)
     if finished.stopped != "finished":

@@ -73,10 +73,12 @@ def from_mapping(kind: type[Config], values: Mapping[str, Any], *, source: str) 
     """
     _refuse_unknown(kind, values, source)
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        config = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         sentences = dict.fromkeys(_sentence(one) for one in error.errors())
         raise ValueError(f"{source}: {'; '.join(sentences)}") from None
+    _refuse_conversions(values, to_mapping(config), source)
+    return config
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -85,11 +87,22 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def to_toml(config: Any, *, recipe: str) -> str:
-    """The config as a TOML file that runs again as it is."""
+    """The config as a TOML file that runs again as it is.
+
+    Raises:
+        ValueError: it has a key that the file needs for itself, or a value TOML has no word for.
+    """
     off: list[str] = []
     values = _without_none(to_mapping(config), "", off)
+    if taken := [key for key in _OWN_KEYS if key in values or key in off]:
+        raise ValueError(f"the config has a key `{taken[0]}`, which its file needs for itself. Rename it.")
     head: dict[str, Any] = {"recipe": recipe, "version": VERSION}
-    return tomli_w.dumps(head | ({"off": off} if off else {}) | values)
+    try:
+        return tomli_w.dumps(head | ({"off": off} if off else {}) | values)
+    except TypeError as error:
+        raise ValueError(
+            f"the config holds a value that TOML has no word for ({error}). Use text, numbers, booleans and tuples of them."
+        ) from None
 
 
 def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
@@ -216,6 +229,21 @@ def _refuse_unknown(
         nested = _config_class(fields[name])
         if nested is not None and isinstance(value, Mapping):
             _refuse_unknown(nested, value, source, top=top or kind, path=f"{path}{name}.")
+
+
+def _refuse_conversions(given: Mapping[str, Any], taken: Mapping[str, Any], source: str, path: str = "") -> None:
+    """Raises ValueError where a boolean, a number or a text was quietly made into another of these."""
+    for name, value in given.items():
+        kept = taken.get(name)
+        if isinstance(value, Mapping) and isinstance(kept, Mapping):
+            _refuse_conversions(value, kept, source, f"{path}{name}.")
+        for kind in (bool, str):
+            if _is_plain(value) and _is_plain(kept) and isinstance(value, kind) != isinstance(kept, kind):
+                raise ValueError(f"{source}: `{path}{name}` is {value!r}, and it takes a {type(kept).__name__}.")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str))
 
 
 def _unknown(path: str, kind: type) -> str:

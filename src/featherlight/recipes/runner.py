@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featherlight.recipes.catalogue import Recipe, from_file, make_config
@@ -64,6 +64,9 @@ def plan_runs(
     """
     start = base if base is not None else make_config(recipe)
     parsed = [parse_set(change) for change in changes]
+    keys = [key for key, _ in parsed]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise ValueError(f"--set: `{twice}` is given twice. Put all its values into one, such as {twice}=A,B.")
     count = seeds
     for _, values in parsed:
         count *= len(values)
@@ -79,6 +82,13 @@ def plan_runs(
             apart = {key: given[key] for key in swept} | ({"seed": seed} if seeds > 1 else {})
             variants.append(Variant(name=",".join(f"{key}={value}" for key, value in apart.items()), config=one))
     asked = [to_toml(one.config, recipe=recipe.name) for one in variants]
+    if len(set(asked)) < len(asked):
+        raise ValueError("two of these runs are the same. Leave the repeated values, or `--seeds`, out.")
+    slugs = [_slug(one.name) for one in variants]
+    variants = [
+        replace(one, name=f"{one.name}-{_digest(text)}") if slugs.count(slug) > 1 else one
+        for one, slug, text in zip(variants, slugs, asked, strict=True)
+    ]
     plain = [to_toml(make_config(recipe), recipe=recipe.name)]
     path = out if out is not None else Path("runs") / default_name(recipe.name, asked, plain)
     return Plan(recipe=recipe, variants=variants, path=path)
@@ -110,10 +120,12 @@ def run_all(
         if variant.name:
             display.say(f"run {number} of {len(plan.variants)}: {variant.name}")
         if is_done(path, asked):
+            _complete(path, world)
             display.say(f"{path} is finished already")
             yield path, None
             continue
-        settings = {"command": command, "display": display, "listeners": listeners, "world": world}
+        own = f"featherlight run {path / 'config.toml'}" if variant.name else command
+        settings = {"command": own, "display": display, "listeners": listeners, "world": world}
         yield path, run_one(plan.recipe, variant.config, path, **settings)
 
 
@@ -142,7 +154,6 @@ def run_one(
 def resume(
     path: Path,
     *,
-    command: str,
     display: Display,
     listeners: Callable[[Path], Sequence[Listener]] = lambda path: (),
     world: World = ALONE,
@@ -154,7 +165,8 @@ def resume(
     """
     with world.open(path, None) as directory:
         recipe, config = from_file(directory.config)
-        return _run(recipe, config, directory, "", command=command, display=display, listeners=listeners, world=world)
+        again = f"featherlight run {directory.config}"
+        return _run(recipe, config, directory, "", command=again, display=display, listeners=listeners, world=world)
 
 
 def is_done(path: Path, asked: str) -> bool:
@@ -163,9 +175,20 @@ def is_done(path: Path, asked: str) -> bool:
     return directory.is_finished and directory.asked.is_file() and directory.asked.read_text() == asked
 
 
+def _complete(path: Path, world: World) -> None:
+    """Makes up for what a kill just before the end of a finished run left undone."""
+    from featherlight.report import read_run, write_report  # takes 0.3 s
+
+    directory = RunDirectory(path=path)
+    if world.is_first:
+        directory.save.unlink(missing_ok=True)
+        if not directory.report.is_file():
+            write_report([read_run(path)], directory.report)
+
+
 def default_name(recipe: str, asked: Sequence[str], plain: Sequence[str]) -> str:
     """The recipe's name, and six digits of a digest where something was changed."""
-    digest = "" if list(asked) == list(plain) else "-" + hashlib.sha256("\n".join(asked).encode()).hexdigest()[:6]
+    digest = "" if list(asked) == list(plain) else "-" + _digest("\n".join(asked))
     return _slug(recipe.replace("/", "-").replace(":", "-")) + digest
 
 
@@ -213,6 +236,11 @@ def _run(
         world=world,
     )
     return run.run()
+
+
+def _digest(text: str) -> str:
+    """Six digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _slug(text: str) -> str:

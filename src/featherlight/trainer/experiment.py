@@ -102,6 +102,7 @@ class Experiment:
         write_model: writes the trained model as a directory.
         sections: figures and tables for the report, made when the run ends.
         replay: lets a journal stand for the run; None saves weights and optimizer instead.
+        origin: digests of base weights and data; a run that is saved is not taken up with others.
         config: with every choice made that was left open (a guessed column, a default rate); None if none was.
     """
 
@@ -116,6 +117,7 @@ class Experiment:
     write_model: Callable[[Path], None] | None = None
     sections: Callable[[], Sequence[Section]] = tuple
     replay: Replay | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
     config: Any = None
 
     def __post_init__(self) -> None:

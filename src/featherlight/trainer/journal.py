@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ class JournalWriter:
             written = file.write(data)
             if written < len(data):
                 raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", str(self.path))
-            os.fdatasync(file.fileno())
+            (os.fsync if sys.platform == "darwin" else os.fdatasync)(file.fileno())
         except OSError:
             with suppress(OSError):
                 file.seek(start)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,14 +50,19 @@ class MetricsLog:
             self._tell(listener, line)
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All lines so far."""
+        """All lines so far that are not damaged."""
         with self.path.open("rb") as file:
-            for line in file:
-                yield json.loads(line)
+            for data in file:
+                line = _whole(data)
+                if line is not None:
+                    yield line
 
     def truncate_after(self, step: int) -> None:
         """Drops what was measured after a step that a resumed run starts from."""
-        kept = [line for line in self.path.read_bytes().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        lines = [(data, _whole(data)) for data in self.path.read_bytes().splitlines(keepends=True)]
+        kept = [data for data, line in lines if line is not None and line["step"] <= step]
+        if damaged := sum(line is None for _, line in lines):
+            self._warn(f"warning: {damaged} damaged lines of {self.path} are left out")
         self._file.close()
         write_atomically(self.path, lambda file: file.write(b"".join(kept)))
         self._file = self.path.open("ab")
@@ -80,6 +86,15 @@ class MetricsLog:
             self._warn(
                 f"warning: {name} failed ({type(error).__name__}: {error}) and is left out from here on; the run goes on"
             )
+
+
+def _whole(data: bytes) -> dict[str, Any] | None:
+    """A line of the log; None if it is damaged."""
+    with suppress(ValueError):
+        line = json.loads(data)
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and "kind" in line:
+            return line
+    return None
 
 
 def _finite(value: Any) -> Any:

@@ -147,7 +147,8 @@ class Run:
         """The steps of one stage, up to its end or an interrupt."""
         if found is None:
             self.steps_before, self.seconds_before = self.steps, self.seconds
-            self.clock = self._clock(stage)
+        self.clock = self._clock(stage)
+        if found is None:
             self._begin(stage)
         journal = open_journal(self, found)
         with nullcontext() if journal is None else closing(journal), self.world.share(self.experiment.model) as team:
@@ -156,7 +157,7 @@ class Run:
             if found is not None:
                 restore_optimizer(self, optimizer, found)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
-            probe = shared(stage.objective(self.clock.step, Meter()), team)
+            probe = shared(stage.objective(0, Meter()), team)
             memory = memory if memory is not None else measure_memory(self.experiment.model, probe)
             self.experiment.model.train(stage.training)
             return self._fit(
@@ -186,7 +187,7 @@ class Run:
     ) -> MemoryUse:
         with self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
-            if memory.training_peak is None:
+            if memory.training_peak is None and self.clock.progress < 1:
                 with self._peak() as peak:
                     fit(
                         optimizer,
@@ -230,6 +231,7 @@ class Run:
             "steps_before": self.steps_before,
             "seconds_before": self.seconds_before,
             "counters": self.meter.as_dict(),
+            "origin": dict(self.experiment.origin),
         }
         write_save(
             self.directory.save,
@@ -275,13 +277,12 @@ class Run:
 
         if self.experiment.write_model is not None:
             replace_directory(self.directory.model, self.experiment.write_model)
-        write_summary(self, memory, stopped)
-        write_sections(self.directory.sections, self.experiment.sections())
-        if self.experiment.write_model is not None:
             write_model_card(self)
+        write_sections(self.directory.sections, self.experiment.sections())
+        self.log.flush()
+        write_summary(self, memory, stopped)
         if stopped == "finished":
             self.directory.save.unlink(missing_ok=True)
-        self.log.flush()
         write_report([read_run(self.directory.path)], self.directory.report)
 
 
@@ -295,19 +296,24 @@ class _Evaluations:
         self._run = run
         self._optimizer = optimizer
         self._saves = saves
-        self._every = 1 / run.experiment.evaluations
-        self._next = run.clock.progress + self._every
+        self._shares = run.experiment.evaluations
+        self._done = self._share_of(run.clock.progress)
         self._saved_at = run.clock.seconds
         self._cost = 0.0
 
     def on_step(self, info: StepInfo) -> None:
-        due = self._next <= info.progress < 1
+        share = self._share_of(info.progress)
+        due = share > self._done and info.progress < 1
         if due:
-            self._next = info.progress + self._every
+            self._done = share
             self._run.evaluate()
             self._run.ask_judge()
         since = info.seconds - self._saved_at
         if self._saves and ((due and since >= _SAVES_SHARE * self._cost) or since > 60 * self._run.save_minutes):
             began = time.perf_counter()
             self._run.save(self._optimizer)
-            self._saved_at, self._cost = info.seconds, time.perf_counter() - began
+            self._saved_at, self._cost = info.seconds, self._run.world.broadcast(time.perf_counter() - began)
+
+    def _share_of(self, progress: float) -> int:
+        """How many of the equal shares are over."""
+        return int(progress * self._shares + 1e-9)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from featherlight.trainer.files import write_atomically
+from featherlight.trainer.files import sync_directory, write_atomically
 
 _LOCK = ".lock"
 _OF_AN_ABANDONED_RUN = {_LOCK, "scratch", "metrics.jsonl", "asked.toml"}
@@ -107,18 +107,21 @@ class RunDirectory:
         Raises:
             ValueError: another run is there, or none that could be taken up; it is finished, in use, or not writable.
         """
-        if asked is not None and is_abandoned(path):
-            shutil.rmtree(path)
-        resumed = _found(path, asked)
+        _refuse_foreign(path, asked)
+        existed = path.is_dir()
         try:
-            path.mkdir(parents=True, exist_ok=resumed)
+            path.mkdir(parents=True, exist_ok=True)
             lock = (path / _LOCK).open("a+")
         except OSError as error:
             raise ValueError(
                 f"the run directory {path} cannot be written to ({error.strerror}). Choose another one with `--out`."
             ) from None
         with lock:
-            take_lock(lock, path)
+            _acquire(lock, path)
+            if asked is not None and _is_leftover(path):
+                _clear(path, keep=_LOCK)
+            resumed = _found(path, asked)
+            _sign(lock)
             directory = cls(path=path, resumed=resumed, _kept=resumed)
             try:
                 directory.scratch.mkdir(exist_ok=True)
@@ -126,7 +129,9 @@ class RunDirectory:
             finally:
                 shutil.rmtree(directory.scratch, ignore_errors=True)
                 if not directory._kept:
-                    shutil.rmtree(path, ignore_errors=True)
+                    _clear(path)
+                    if not existed:
+                        path.rmdir()
 
     def keep(self, config: str, asked: str) -> None:
         """From now on the directory stays, whatever happens; writes both forms of the config of a new run."""
@@ -142,32 +147,33 @@ class RunDirectory:
 
 
 def replace_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Has `write` fill a directory beside `path` and renames it to `path`, in the place of an earlier one."""
-    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    """Has `write` fill a directory beside `path`, flushes it to disk and renames it to `path`, in the place of an old one."""
+    beside, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
+    shutil.rmtree(beside, ignore_errors=True)
     try:
         write(beside)
+        for one in beside.rglob("*"):
+            if one.is_file():
+                with one.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_directory(beside)
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         beside.rename(path)
+        sync_directory(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether a run was killed there while it was loading, before it had a config: nothing in it is of use."""
-    if not (path / _LOCK).is_file() or any(one.name not in _OF_AN_ABANDONED_RUN for one in path.iterdir()):
-        return False
-    with (path / _LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def take_lock(lock: IO[str], path: Path) -> None:
     """Takes the lock of a directory, an open file, and writes into it who has it; raises ValueError if another has it."""
+    _acquire(lock, path)
+    _sign(lock)
+
+
+def _acquire(lock: IO[str], path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -176,30 +182,58 @@ def take_lock(lock: IO[str], path: Path) -> None:
         raise ValueError(
             f"{path} is being written to by {holder}; wait for it, stop it, or give another `--out`."
         ) from None
+
+
+def _sign(lock: IO[str]) -> None:
     lock.seek(0)
     lock.truncate()
     lock.write(f"process {os.getpid()} ({shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
     lock.flush()
 
 
-def _found(path: Path, asked: str | None) -> bool:
-    """Whether there is a run to take up."""
+def _is_leftover(path: Path) -> bool:
+    """Whether a run was killed there while it was loading, before it had a config: nothing in it is of use."""
+    names = [one.name for one in path.iterdir()]
+    return "config.toml" not in names and all(name in _OF_AN_ABANDONED_RUN or name.endswith(".part") for name in names)
+
+
+def _clear(path: Path, keep: str = "") -> None:
+    for one in path.iterdir():
+        if one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        elif one.name != keep:
+            one.unlink(missing_ok=True)
+
+
+def _refuse_foreign(path: Path, asked: str | None) -> None:
+    """Raises ValueError where nothing of a run is, before anything is written there."""
     if path.is_file():
         raise ValueError(f"{path} is a file, and a run needs a directory of its own. Give another `--out`.")
-    directory = RunDirectory(path=path)
-    if asked is None and not directory.config.is_file():
+    if asked is None and not (path / "config.toml").is_file():
         raise ValueError(f"{path} is not a run directory (it has no config.toml), so there is nothing to resume.")
-    if asked is None and directory.is_finished:
-        raise ValueError(f"the run {path} is finished; there is nothing to resume. Look at {directory.report}.")
-    if asked is None or not path.exists():
-        return asked is None
-    if directory.config.is_file() and directory.asked.is_file() and directory.asked.read_text() == asked:
-        if directory.is_finished:
-            raise ValueError(
-                f"the run {path} is finished already. Look at {directory.report}, or give another `--out`."
-            )
-        return True
-    raise ValueError(
+    if path.is_dir() and any(path.iterdir()) and not (path / _LOCK).is_file():
+        raise _occupied(path)
+
+
+def _occupied(path: Path) -> ValueError:
+    advice = ""
+    if (path / "config.toml").is_file():
+        advice = f", or go on with what is there: {RunDirectory(path=path).resume_command}"
+    return ValueError(
         f"the run directory {path} exists already with something else in it, and a run never overwrites another. Give "
-        f"another `--out`, or go on with what is there: {directory.resume_command}"
+        f"another `--out`{advice}"
     )
+
+
+def _found(path: Path, asked: str | None) -> bool:
+    """Whether there is a run to take up."""
+    directory = RunDirectory(path=path)
+    if not directory.config.is_file():
+        if all(one.name == _LOCK for one in path.iterdir()):
+            return False
+        raise _occupied(path)
+    if asked is not None and (not directory.asked.is_file() or directory.asked.read_text() != asked):
+        raise _occupied(path)
+    if directory.is_finished:
+        raise ValueError(f"the run {path} is finished; there is nothing to resume. Look at {directory.report}.")
+    return True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -38,17 +39,13 @@ def take_up(run: Run) -> TakenUp:
         ValueError: the journal or the save cannot be read, or the journal is of another base or other data.
     """
     if run.experiment.replay is None:
-        return TakenUp(stage=read_progress(run.directory.save)["stage"], journal=None)
+        progress = read_progress(run.directory.save)
+        _check_origin(run, progress["origin"], run.experiment.origin)
+        return TakenUp(stage=progress["stage"], journal=None)
     contents = read_journal(run.directory.journal)
     if contents.damage is not None:
         run.display.say(f"{contents.damage} The damaged part is kept beside it.")
-    own = run.experiment.replay.header
-    check_base(contents.header["base"], own["base"], str(run.directory.journal))
-    if contents.header["data"] != own["data"]:
-        raise ValueError(
-            f"the training rows are not those that {run.directory.path} was started with, so the run cannot go on. Restore "
-            "the file, or start a new run."
-        )
+    _check_origin(run, contents.header, run.experiment.replay.header)
     return TakenUp(stage=0, journal=contents)
 
 
@@ -103,6 +100,17 @@ def check_base(expected: str, digest: str, what: str) -> None:
         )
 
 
+def _check_origin(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError if base weights or data are not those the run was started with."""
+    if "base" in now:
+        check_base(before["base"], now["base"], str(run.directory.path))
+    if before.get("data") != now.get("data"):
+        raise ValueError(
+            f"the training rows are not those that {run.directory.path} was started with, so the run cannot go on. Restore "
+            "the file, or start a new run."
+        )
+
+
 def _replay(run: Run, optimizer: ZerothOrderSGD, contents: JournalContents) -> None:
     load_fitted(run.experiment.model, contents)
     kept = contents.header["parameters"]
@@ -118,9 +126,12 @@ def _replay(run: Run, optimizer: ZerothOrderSGD, contents: JournalContents) -> N
 
 def _read_log(run: Run) -> None:
     """Counters, seconds and scores of the earlier part."""
+    own_split = None
     for line in run.log.lines():
         if line["kind"] == "step":
-            run.meter.set(line["counters"])
-            run.clock.seconds = line["seconds"] - run.seconds_before
-        elif line.get("values"):
-            run.scores.add(Evaluation(values=line["values"], loss=line["loss"]))
+            run.meter.set(line.get("counters", {}))
+            run.clock.seconds = line.get("seconds", 0.0) - run.seconds_before
+        elif "values" in line:
+            own_split = own_split or line.get("split")
+            if line["kind"] == "event" or line.get("split") == own_split:
+                run.scores.add(Evaluation(values=line["values"], loss=line.get("loss")))

@@ -225,3 +225,24 @@ def test_a_decorated_function_is_a_recipe() -> None:
 def test_nearest_is_none_for_what_is_like_nothing() -> None:
     assert nearest("zzzz", ["seed", "lr"]) is None
     assert nearest("sed", ["seed", "lr"]) == "seed"
+
+
+def test_names_that_a_config_file_needs_for_itself_are_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Cake:
+        recipe: str = "cake"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Place:
+        data: Path = Path("here")
+
+    with pytest.raises(ValueError, match="has a key `recipe`"):
+        to_toml(Cake(), recipe="x")
+    with pytest.raises(ValueError, match="TOML has no word for"):
+        to_toml(Place(), recipe="x")
+
+
+@pytest.mark.parametrize("changes", [{"inner.rate": True}, {"steps": "7"}, {"seed": False}])
+def test_values_are_not_quietly_converted(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="and it takes a"):
+        changed(Outer(), changes, source="--set")

@@ -34,6 +34,8 @@ def merged_config(
     config = from_mapping(FinetuneConfig, values, source=str(config_file or "the command line"))
     chosen = {key: _one(key, values) for key, values in map(parse_set, changes) if key not in given}
     chosen |= {} if lr is None else {"optimizer.lr": lr}
+    if "steps" in chosen and "minutes" not in chosen.keys() | values.keys():
+        chosen["minutes"] = None
     return changed(config, chosen, source="--set")
 
 

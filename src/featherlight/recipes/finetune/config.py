@@ -109,7 +109,7 @@ class FinetuneConfig:
         positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations")
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be positive; got {value}.")
         if len(self.text) > 2:
             raise ValueError(f"`text` takes one column or a pair; got {list(self.text)}.")

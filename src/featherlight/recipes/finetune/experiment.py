@@ -61,6 +61,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
         write_model=finetune.write_model,
         sections=finetune.sections,
         replay=Replay(header=finetune.journal_header(), fitted=finetune.fitted) if method.replayable else None,
+        origin={"base": problem.base_digest, "data": problem.data_digest()},
         config=resolved,
     )
 

@@ -1,4 +1,4 @@
-"""The wheel holds all that the package needs, and works away from the checkout; `make test-wheel` does so in a new environment."""
+"""The wheel holds all that the package needs, and works away from the checkout (`make test-wheel`: in a new environment)."""
 
 import os
 import subprocess

@@ -194,7 +194,7 @@ def transformers(steps: int, folder: Path, stopwatch: Stopwatch) -> Any:
 
 def lightning(steps: int, folder: Path, stopwatch: Stopwatch) -> Any:
     """The Trainer of Lightning."""
-    import lightning as pl
+    import lightning as pl  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
     from transformers import AutoModel
 

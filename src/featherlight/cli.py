@@ -284,13 +284,15 @@ def replay(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, or directories of several runs.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Draw one page of one or more runs, side by side."""
-    from featherlight.report import headline, read_run, write_report
+    from featherlight.report import headline, read_runs, write_report
 
-    records = [read_run(path) for path in runs]
+    records = [record for path in runs for record in read_runs(path)]
     path = write_report(records, out)
     for record in records:
         typer.echo(headline(record))

@@ -328,6 +328,17 @@ def test_an_empty_directory_is_taken_and_one_of_a_run_that_is_loading_is_not(run
     assert run(*DIGITS, "--out", loading).code == 0
 
 
+def test_a_report_of_a_sweep_and_text_verbs_on_a_run_of_images(run, tmp_path):
+    out = tmp_path / "sweep"
+    assert run(*DIGITS, "--set", "dropout=0.0,0.5", "--out", out).code == 0
+    done = run("report", out, "--out", tmp_path / "page.html")
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 3
+    refused = run("predict", out / "dropout=0.0", "--input", "x.csv")
+    assert refused.code == 2
+    assert "is a run of classify/digits; this works on fine-tuned text models" in refused.err
+
+
 def test_a_tracker_that_cannot_start_is_left_out(run, tmp_path, monkeypatch):
     (tmp_path / "offline.py").write_text("def make(path):\n    raise OSError('no network')\n")
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 """Pictures and the HTML page of a run of any kind; what a kind adds to it are sections, handed over as data."""
 
 from featherlight.report.page import render_report, write_report
-from featherlight.report.reading import read_run
+from featherlight.report.reading import read_run, read_runs
 from featherlight.report.runs import EvalPoint, EventPoint, RunRecord, RunSummary, StepPoint
 from featherlight.report.section_files import read_sections, write_sections
 from featherlight.report.sections import (
@@ -32,6 +32,7 @@ __all__ = [
     "Table",
     "headline",
     "read_run",
+    "read_runs",
     "read_sections",
     "render_report",
     "write_report",

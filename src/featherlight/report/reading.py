@@ -32,6 +32,19 @@ _SUMMARY_PARTS: Mapping[str, TypeAdapter[Any]] = {
 _NEEDED = ("version", "title", "command", "counters", "stopped")
 
 
+def read_runs(path: str | Path) -> list[RunRecord]:
+    """Read a run directory, or all run directories in a directory of several, such as that of a sweep, by name.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    directory = Path(path)
+    if (directory / CONFIG_FILE).is_file() or not directory.is_dir():
+        return [read_run(directory)]
+    inside = sorted(one for one in directory.iterdir() if (one / CONFIG_FILE).is_file())
+    return [read_run(one) for one in inside] if inside else [read_run(directory)]
+
+
 def read_run(path: str | Path) -> RunRecord:
     """Read a run directory, whether the run has ended, is unfinished, is still going on, or is damaged.
 

@@ -299,7 +299,10 @@ def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:
         raise ValueError(
             f"{path} has no model yet; a run writes it at its end. Pass a finished run or a model directory."
         )
-    return Path(resolve_model(str(run / "model"))), read_toml(run / "config.toml")[1]
+    recipe, asked = read_toml(run / "config.toml")
+    if not {"model", "train"} <= asked.keys():
+        raise ValueError(f"{path} is a run of {recipe}; this works on fine-tuned text models.")
+    return Path(resolve_model(str(run / "model"))), asked
 
 
 def _task(source: Path, asked: Mapping[str, Any]) -> str | None:

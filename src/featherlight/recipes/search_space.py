@@ -161,10 +161,10 @@ def _range(key: str, written: str, kinds: str, ends: tuple[float, float], config
         raise ValueError(f"--space: `{key}` is searched by factors (log), so its low end must be above 0; got {low:g}.")
     if whole and not (low.is_integer() and high.is_integer()):
         raise ValueError(f"--space: `{key}` is searched in whole numbers (int), so its ends must be; got {written!r}.")
+    changed(config, {key: int(low) if low.is_integer() else low}, source="--space")
     options = _options(value_type(type(config), key))
     if not {int, float, Any} & set(options):
         raise ValueError(f"--space: `{key}` takes no numbers. Name its values, as in --space {key}=one,other.")
-    changed(config, {key: int(low) if low.is_integer() else low}, source="--space")
     whole = whole or not {float, Any} & set(options)
     return _tested(Range(key=key, low=low, high=high, log=log, whole=whole), config)
 

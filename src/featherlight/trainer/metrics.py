@@ -43,7 +43,7 @@ class MetricsLog:
 
     def write(self, kind: str, **values: Any) -> None:
         """Appends one line; what is not finite is written as null."""
-        line = {"kind": kind} | {name: _finite(value) for name, value in values.items()}
+        line = {"kind": kind} | {name: finite_or_null(value) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         for listener in tuple(self._listeners):
@@ -97,9 +97,10 @@ def _whole(data: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _finite(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
+    """`value` with None for every number in it that is not finite, since JSON has no word for it."""
     if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite_or_null(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite_or_null(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from featherlight.meter import process_peak_bytes
 from featherlight.trainer.files import write_atomically
 from featherlight.trainer.memory import MemoryUse
+from featherlight.trainer.metrics import finite_or_null
 
 if TYPE_CHECKING:
     from featherlight.trainer.run import Run
@@ -43,7 +43,7 @@ def write_summary(run: Run, memory: MemoryUse | None, stopped: str) -> None:
     """Writes `summary.json`; its keys are documented in docs/run-directory.md."""
     experiment, scores, journal = run.experiment, run.scores, run.directory.journal
     text = json.dumps(
-        _finite(
+        finite_or_null(
             {
                 "version": VERSION,
                 "recipe": run.identity.recipe,
@@ -113,10 +113,3 @@ def _memory(memory: MemoryUse, method: str | None) -> dict[str, Any]:
         "process_peak": process_peak_bytes(),
         "measured_by": memory.measured_by,
     }
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for what is not finite, since JSON has no word for it."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

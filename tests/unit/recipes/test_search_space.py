@@ -85,7 +85,7 @@ def test_what_is_read(text: str, parameter: Range | Choice) -> None:
         (("dropout=0.1,0.1",), "names 0.1 twice"),
         (("batch=int:1.5:8",), "in whole numbers"),
         (("batch=1.5:8",), "`batch` is 1.5"),
-        (("fast=0:1",), "takes no numbers"),
+        (("fast=0:1",), "takes a bool"),
         (("name=0:1",), "`name` is 0"),
         (("inner.kind=a,d",), "`inner.kind` is 'd'"),
         (("dropout=0.1,0.2", "dropout=0.3,0.4"), "`dropout` is given twice"),

@@ -7,9 +7,7 @@ from typing import Any
 
 from featherlight.recipes.catalogue import Recipe, find_recipe
 from featherlight.recipes.config import changed, from_mapping, known_keys, parse_set, read_toml
-from featherlight.recipes.finetune.config import FinetuneConfig
-
-RECIPE = "finetune/custom"
+from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
 
 
 def merged_config(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _STRICT = ConfigDict(extra="forbid")
 DEFAULT_MINUTES = 5.0
+RECIPE = "finetune/custom"
+"""The recipe that a fine-tune from the command line is a variant of."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -15,7 +15,7 @@ from featherlight.nn.models import quiet_loading, save_pretrained
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.config import to_toml
-from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
 from featherlight.recipes.finetune.head_start import fit_head
 from featherlight.recipes.finetune.methods import METHODS
 from featherlight.recipes.finetune.problem import Problem, build_problem
@@ -24,9 +24,6 @@ from featherlight.recipes.finetune.trainable import merge_adapters
 from featherlight.report import ConfusionTable, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
-
-RECIPE = "finetune/custom"
-"""The recipe that a fine-tune from the command line is a variant of."""
 
 
 def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment:

@@ -300,7 +300,7 @@ def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:
             f"{path} has no model yet; a run writes it at its end. Pass a finished run or a model directory."
         )
     recipe, asked = read_toml(run / "config.toml")
-    if not {"model", "train"} <= asked.keys():
+    if recipe is not None and not {"model", "train"} <= asked.keys():
         raise ValueError(f"{path} is a run of {recipe}; this works on fine-tuned text models.")
     return Path(resolve_model(str(run / "model"))), asked
 

@@ -28,7 +28,6 @@ class StepPoint:
         forwards: example-forwards so far.
         seconds: spent in steps so far.
         tokens_per_second: over all steps so far; NaN where tokens are not counted.
-        peak_memory: bytes.
     """
 
     step: NonNegativeInt
@@ -37,7 +36,6 @@ class StepPoint:
     forwards: NonNegativeInt
     seconds: NonNegativeFloat
     tokens_per_second: Measured = math.nan
-    peak_memory: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

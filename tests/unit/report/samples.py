@@ -119,7 +119,6 @@ def make_metrics(num_steps: int = 400, *, seed: int = 0, every: int = 40, rate: 
                 "loss": loss,
                 "lr": 1e-6,
                 "tokens_per_second": 9_000.0 + step,
-                "peak_memory": 160_432_128,
             }
         )
         if step % every == 0:

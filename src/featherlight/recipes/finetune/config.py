@@ -1,7 +1,6 @@
 """The config of a fine-tune: frozen, checked, and the same in a TOML file as on the command line."""
 
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict
@@ -131,17 +130,12 @@ class FinetuneConfig:
         return build_experiment(self, workspace)
 
 
-def read_config(path: Path) -> FinetuneConfig:
-    """The config of a fine-tune's run directory, from its config.toml.
+def config_from_text(text: str, *, source: str) -> FinetuneConfig:
+    """The config of a fine-tune from TOML, such as the config.toml of its run.
 
     Raises:
-        ValueError: the file is damaged, or the run is none of a text model.
+        ValueError: the text is damaged, or is of a run of something else.
     """
-    return config_from_text(path.read_text(encoding="utf-8"), source=str(path))
-
-
-def config_from_text(text: str, *, source: str) -> FinetuneConfig:
-    """The config of a fine-tune from TOML; raises as `read_config` does."""
     recipe, values = split_toml(text, source=source)
     if "train" not in values or "model" not in values:
         raise ValueError(

@@ -8,13 +8,13 @@ from featherlight.recipes.finetune.config import FinetuneConfig
 _STDLIB_DOCS = FinetuneConfig(model="minilm", train="stdlib-docs", trainable="last:2", minutes=1.0)
 
 
-@recipe(cost="1.5 minutes on 2 cores, the memory of inference", data="docstrings of Python's own library")
+@recipe(cost="2 minutes on 2 cores, the memory of inference", data="docstrings of Python's own library")
 def stdlib_docs() -> FinetuneConfig:
     """MiniLM tells module families by their docstrings: head start, then forward passes alone."""
     return _STDLIB_DOCS
 
 
-@recipe(cost="1.5 minutes on 2 cores", data="docstrings of Python's own library")
+@recipe(cost="2 minutes on 2 cores", data="docstrings of Python's own library")
 def stdlib_docs_adamw() -> FinetuneConfig:
     """The same with AdamW, the ceiling where memory allows it."""
     return replace(_STDLIB_DOCS, method="adamw")

@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
 from featherlight.objective import NonFiniteLossError, Objective, ShareableObjective, Team
-from featherlight.optim import MeZO, ZerothOrderSGD
+from featherlight.optim import MeZO, RecordedOptimizer
 from featherlight.trainer.experiment import Experiment
 from featherlight.trainer.journal import weights_digest
 from featherlight.trainer.parallel import PARALLEL, Parallel
@@ -142,7 +142,7 @@ class World:
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raises ValueError if several processes cannot share the steps of an optimizer."""
-        if self.size > 1 and isinstance(optimizer, (MeZO, ZerothOrderSGD)):
+        if self.size > 1 and isinstance(optimizer, (MeZO, RecordedOptimizer)):
             raise _forward_only(type(optimizer).__name__)
 
     @contextmanager

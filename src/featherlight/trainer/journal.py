@@ -6,10 +6,11 @@ Layout, little-endian throughout; every part is followed by the CRC32C of its by
     u32 length, JSON header                     format, digests of base and data, config, parameters
     u64 length, safetensors                     what the base does not contain: a fresh head, adapters
     u16 length, record                          once a step:
-        u8 kind (1), u8 groups G, u32 step, u64 seed, f32 scale, u16 K, G x (f32 rate, f32 decay), K x i16 coefficient
+        u8 kind, u8 groups G, u32 step, u64 seed, f32 scale, u16 K, G x (f32 rate, f32 decay), K x i16 coefficient
+        kind 1: nothing more; kind 2: what of earlier steps is applied once more, each u32 step, G x f32 rate
 
-A step costs 26 + 8 G + 2 K bytes, so 34 + 2 K with one parameter group. A reader stops at the first part that is cut off
-or whose checksum does not hold, and at a record that is not the next step.
+A step costs 26 + 8 G + 2 K bytes, so 34 + 2 K with one parameter group, and 4 + 4 G for each earlier step. A reader
+stops at the first part that is cut off or whose checksum does not hold, and at a record that is not the next step.
 """
 
 import errno
@@ -33,12 +34,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from featherlight.meter import Meter
-from featherlight.optim.zeroth_order import StepRecord, Target
+from featherlight.optim.zeroth_order import Echo, StepRecord, Target
 from featherlight.trainer.files import write_atomically
 
 MAGIC = b"FLJOURN1"
 _RECORD = struct.Struct("<BBIQfH")
-_STEP_KIND = 1
+_STEP_KIND, _ECHOING_KIND = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,10 @@ def encode_record(record: StepRecord) -> bytes:
     """The bytes of one step, length and checksum included."""
     rates = [value for pair in zip(record.rates, record.decays, strict=True) for value in pair]
     coefficients = record.coefficients.numpy().astype("<i2").tobytes()
-    head = _RECORD.pack(_STEP_KIND, len(record.rates), record.step, record.seed, record.scale, len(record.coefficients))
-    body = head + struct.pack(f"<{len(rates)}f", *rates) + coefficients
+    kind = _ECHOING_KIND if record.echoes else _STEP_KIND
+    head = _RECORD.pack(kind, len(record.rates), record.step, record.seed, record.scale, len(record.coefficients))
+    echoes = b"".join(struct.pack(f"<I{len(echo.rates)}f", echo.step, *echo.rates) for echo in record.echoes)
+    body = head + struct.pack(f"<{len(rates)}f", *rates) + coefficients + echoes
     return _checked(struct.pack("<H", len(body)) + body)
 
 
@@ -244,12 +247,13 @@ def _part(data: bytes, start: int, length_format: str) -> tuple[bytes | None, in
 
 def _decode_record(body: bytes) -> StepRecord:
     kind, groups, step, seed, scale, count = _RECORD.unpack_from(body)
-    if kind != _STEP_KIND:
+    if kind not in (_STEP_KIND, _ECHOING_KIND):
         raise ValueError(
             f"the journal has a record of kind {kind}, which this version does not know. Update featherlight."
         )
     pairs = struct.unpack_from(f"<{2 * groups}f", body, _RECORD.size)
     coefficients = np.frombuffer(body, dtype="<i2", count=count, offset=_RECORD.size + 8 * groups)
+    echoes = struct.iter_unpack(f"<I{groups}f", body[_RECORD.size + 8 * groups + 2 * count :])
     return StepRecord(
         step=step,
         seed=seed,
@@ -257,4 +261,5 @@ def _decode_record(body: bytes) -> StepRecord:
         rates=pairs[::2],
         decays=pairs[1::2],
         coefficients=torch.from_numpy(coefficients.astype(np.int64)),
+        echoes=tuple(Echo(step=number, rates=tuple(again)) for number, *again in echoes),
     )

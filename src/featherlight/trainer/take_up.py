@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from featherlight.optim import ZerothOrderSGD
+from featherlight.optim import RecordedOptimizer
 from featherlight.trainer.experiment import Evaluation
 from featherlight.trainer.journal import JournalContents, JournalWriter, read_journal
 from featherlight.trainer.save import load_save, read_progress
@@ -70,7 +70,7 @@ def restore_optimizer(run: Run, optimizer: Optimizer, found: TakenUp) -> None:
         ValueError: the save is of another model, or other parameters are trained than were.
     """
     if found.journal is not None:
-        assert isinstance(optimizer, ZerothOrderSGD), "only an optimizer that can replay writes a journal"
+        assert isinstance(optimizer, RecordedOptimizer), "only an optimizer that can replay writes a journal"
         _replay(run, optimizer, found.journal)
         run.clock.step = len(found.journal.records)
     else:
@@ -111,7 +111,7 @@ def _check_origin(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -
         )
 
 
-def _replay(run: Run, optimizer: ZerothOrderSGD, contents: JournalContents) -> None:
+def _replay(run: Run, optimizer: RecordedOptimizer, contents: JournalContents) -> None:
     load_fitted(run.experiment.model, contents)
     kept = contents.header["parameters"]
     kept_names = {target.name for target in contents.targets(run.experiment.model)}

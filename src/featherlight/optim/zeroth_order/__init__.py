@@ -3,18 +3,24 @@
 from featherlight.optim.zeroth_order.families import Gaussian, RankOneSigns
 from featherlight.optim.zeroth_order.guards import NonFiniteLossError
 from featherlight.optim.zeroth_order.mezo import MeZO
-from featherlight.optim.zeroth_order.sgd import Journal, SpreadNormalized, ZerothOrderSGD, targets_of
+from featherlight.optim.zeroth_order.mezo_svrg import MeZOSVRG
+from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
+from featherlight.optim.zeroth_order.sgd import ZerothOrderSGD
 from featherlight.optim.zeroth_order.spsa import SPSA
-from featherlight.optim.zeroth_order.targets import Target
-from featherlight.optim.zeroth_order.update import StepRecord, apply_update, apply_updates
+from featherlight.optim.zeroth_order.targets import Target, targets_of
+from featherlight.optim.zeroth_order.update import Echo, StepRecord, apply_update, apply_updates
 
 __all__ = [
     "SPSA",
+    "Echo",
     "Gaussian",
     "Journal",
     "MeZO",
+    "MeZOSVRG",
     "NonFiniteLossError",
     "RankOneSigns",
+    "RecordedOptimizer",
     "SpreadNormalized",
     "StepRecord",
     "Target",

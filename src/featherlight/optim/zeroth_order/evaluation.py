@@ -10,8 +10,9 @@ from torch import Tensor
 from featherlight.functional import SignStream
 from featherlight.objective import Objective, PerExampleObjective
 from featherlight.optim.zeroth_order.families import RankOneSigns, direction_of_example
-from featherlight.optim.zeroth_order.guards import require_finite
+from featherlight.optim.zeroth_order.guards import check_positive, require_finite
 from featherlight.optim.zeroth_order.layout import Layout, measure_layout
+from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.perturbed_forward import PerturbedForward
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
@@ -43,34 +44,39 @@ class SlopeEvaluator:
     """
 
     def __init__(self, family: RankOneSigns, sigma: float) -> None:
+        check_positive("sigma", sigma)
         self.family = family
         self.sigma = sigma
         self._layout: Layout | None = None
 
     @torch.no_grad()
-    def measure(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
-        """Central differences along the directions of one step.
+    def measure(
+        self, objective: Objective, targets: Sequence[Target], stream: SignStream, *, offset: Offset | None = None
+    ) -> Slopes:
+        """Central differences along the directions of one step, around the weights or around a point at an offset.
 
         Cost: two forward passes of the batch; in the first step with several directions, nine examples more.
         """
         if self.family.count == 1:
-            return self._measure_shared(objective, targets, stream)
+            return self._measure_shared(objective, targets, stream, offset)
         examples = self._require_examples(objective)
         if examples.num_examples > 1:
-            return self._measure_many(examples, targets, stream)
+            return self._measure_many(examples, targets, stream, offset)
         if stream.step == 0:
             raise ValueError(
                 "the first batch has a single example, which does not show along which axes examples stand. Begin with a "
                 "batch of two or more, or use RankOneSigns(count=1)."
             )
-        return self._measure_shared(objective, targets, stream)
+        return self._measure_shared(objective, targets, stream, offset)
 
-    def _measure_shared(self, objective: Objective, targets: Sequence[Target], stream: SignStream) -> Slopes:
+    def _measure_shared(
+        self, objective: Objective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
+    ) -> Slopes:
         directions = Directions(targets, stream, 1)
         by_id = {id(target.parameter): target for target in targets}
         losses, touched = [], set()
         for sigma in (self.sigma, -self.sigma):
-            with PerturbedForward(by_id, directions, sigma) as forward:
+            with PerturbedForward(by_id, directions, sigma, offset=offset) as forward:
                 losses.append(objective.value().double())
             touched |= forward.touched
         plus, minus = losses
@@ -78,7 +84,9 @@ class SlopeEvaluator:
         slope = ((plus - minus) / (2 * self.sigma)).reshape(1)
         return Slopes(slope, (plus + minus) / 2, directions, touched)
 
-    def _measure_many(self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream) -> Slopes:
+    def _measure_many(
+        self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
+    ) -> Slopes:
         by_id = {id(target.parameter): target for target in targets}
         direction_of = direction_of_example(objective.num_examples, self.family.count).to(targets[0].parameter.device)
         directions = Directions(targets, stream, int(direction_of[-1]) + 1)
@@ -87,7 +95,7 @@ class SlopeEvaluator:
             self._require_independence(objective.narrow(3), by_id, directions)
         losses, touched = [], set()
         for sigma in (self.sigma, -self.sigma):
-            values, also_touched = self._values(objective, by_id, directions, direction_of, sigma)
+            values, also_touched = self._values(objective, by_id, directions, direction_of, sigma, offset)
             losses.append(values.double())
             touched |= also_touched
         plus, minus = losses
@@ -104,6 +112,7 @@ class SlopeEvaluator:
         directions: Directions,
         direction_of: Tensor,
         sigma: float,
+        offset: Offset | None = None,
     ) -> tuple[Tensor, set[int]]:
         forward = PerturbedForward(
             by_id,
@@ -111,6 +120,7 @@ class SlopeEvaluator:
             sigma,
             layout=self._layout,
             direction_of=lambda: direction_of[objective.window.start : objective.window.stop],
+            offset=offset,
         )
         with forward:
             return objective.values(), forward.touched

@@ -82,3 +82,14 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             + "; forward-only training compares evaluations, which must all see the same state. "
             "Put the module that writes it into eval mode."
         )
+
+
+def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:
+    """Raises ValueError unless `value` is a finite positive number."""
+    if not (0 < value < float("inf") or (allow_zero and value == 0)):
+        raise ValueError(f"`{name}` must be a finite positive number; got {value}.")
+
+
+def to_float32(value: float) -> float:
+    """The nearest float32."""
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -11,8 +11,8 @@ from torch.optim.optimizer import ParamsT
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.families import draw_gaussian, gaussian_generator
-from featherlight.optim.zeroth_order.guards import frozen_statistics, require_finite, require_objective
-from featherlight.optim.zeroth_order.sgd import check_positive, own_state
+from featherlight.optim.zeroth_order.guards import check_positive, frozen_statistics, require_finite, require_objective
+from featherlight.optim.zeroth_order.recorded import own_state
 
 
 class MeZO(Optimizer):

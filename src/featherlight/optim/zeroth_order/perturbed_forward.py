@@ -1,4 +1,4 @@
-"""Evaluates a model at `theta + sigma * direction` without writing, copying or replacing its weights.
+"""Evaluates a model at `theta + offset + sigma * direction` without writing, copying or replacing its weights.
 
 Within the context every torch function that is handed a trained parameter is answered by its perturbed counterpart:
 known layers by a low-rank term beside the product (`perturbed_functions.py`), all others by a perturbed copy of that
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from featherlight.optim.zeroth_order.layout import Call, Layout, is_metadata
+from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.targets import Directions, Target
 from featherlight.optim.zeroth_order.views import PerExampleView, SharedView
 
@@ -25,6 +26,7 @@ class PerturbedForward(TorchFunctionMode):
         sigma: scale of the perturbation, with its sign.
         layout: which axis of each call holds the examples; None where all examples share the direction.
         direction_of: asked at every call for the directions of the examples in the pass being run, (b,).
+        offset: low-rank change of the weights from which the directions start; None starts from the weights.
     """
 
     def __init__(
@@ -35,13 +37,14 @@ class PerturbedForward(TorchFunctionMode):
         *,
         layout: Layout | None = None,
         direction_of: Callable[[], Tensor] | None = None,
+        offset: Offset | None = None,
     ) -> None:
         super().__init__()
         self.touched: set[int] = set()
         self._targets = targets
         self._layout = layout
         self._direction_of = direction_of
-        self._shared = SharedView(targets, directions, sigma)
+        self._shared = SharedView(targets, directions, sigma, offset)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -33,17 +33,17 @@ class Perturbed(NamedTuple):
 
 
 def _linear(view: View, func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y = view.add_rank_one(func(input, weight, view.common(bias)), input, weight)
+    y = view.add_rank_one(func(input, view.factor(weight), view.common(bias)), input, weight)
     return _add_own(view, y, bias)
 
 
 def _addmm(view: View, func: Callable, input: Tensor, mat1: Tensor, mat2: Tensor) -> Tensor:
-    y = view.add_rank_one(func(view.common(input), mat1, mat2), mat1, mat2, contract_left=True)
+    y = view.add_rank_one(func(view.common(input), mat1, view.factor(mat2)), mat1, mat2, contract_left=True)
     return _add_own(view, y, input)
 
 
 def _matmul(view: View, func: Callable, input: Tensor, other: Tensor) -> Tensor:
-    return view.add_rank_one(func(input, other), input, other, contract_left=True)
+    return view.add_rank_one(func(input, view.factor(other)), input, other, contract_left=True)
 
 
 def _embedding(
@@ -76,7 +76,7 @@ def _conv(
     groups: int = 1,
 ) -> Tensor:
     target = view.target(weight)
-    y = func(input, weight, view.common(bias), stride, padding, dilation, groups)
+    y = func(input, view.centre(weight), view.common(bias), stride, padding, dilation, groups)
     if target is not None:
         left, right = view.factors(target, input.dtype)
         b, kernel, spatial = len(left), weight.shape[1:], y.shape[2:]

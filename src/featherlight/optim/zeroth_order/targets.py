@@ -7,13 +7,14 @@ one, `left right^T`; any other is a vector of R elements with a sign for each, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from featherlight.functional import SIGNS_PER_BLOCK, Segment, SignBits, SignStream, signs_at
+from featherlight.optim.zeroth_order.guards import check_positive
 
 
 @dataclass(kw_only=True, eq=False)
@@ -144,3 +145,42 @@ class Directions:
         bits = SignBits(self._stream, list(segments.values()), numbers, steps_on=steps_on)
         self.num_words += bits.num_words
         self._where |= {key: (bits, which) for which, key in enumerate(segments)}
+
+
+def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Target]:
+    """The parameters of the groups as targets, numbered in the model's own order.
+
+    Raises:
+        ValueError: a parameter is not the model's, is not real floating point, or lies on another device.
+    """
+    names = {id(parameter): (index, name) for index, (name, parameter) in enumerate(model.named_parameters())}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    targets = []
+    for group, entry in enumerate(param_groups):
+        scale = entry.get("scale", 1.0)
+        check_positive("scale", scale)
+        for parameter in entry["params"]:
+            if id(parameter) not in names:
+                raise ValueError(
+                    f"a parameter of shape {tuple(parameter.shape)} in `params` does not belong to the model, so it would "
+                    "never be perturbed. Pass parameters of the module that the optimizer was given."
+                )
+            index, name = names[id(parameter)]
+            if not parameter.dtype.is_floating_point or parameter.element_size() < 2:
+                raise ValueError(
+                    f"`{name}` has dtype {parameter.dtype}, which cannot be trained. Freeze it (requires_grad=False)."
+                )
+            targets.append(
+                Target(
+                    name=name,
+                    parameter=parameter,
+                    index=index,
+                    group=group,
+                    scale=scale,
+                    is_table=id(parameter) in tables,
+                )
+            )
+    devices = {target.parameter.device for target in targets}
+    if len(devices) > 1:
+        raise ValueError(f"the trained parameters lie on several devices ({devices}); put the model on one of them.")
+    return sorted(targets, key=lambda target: target.index)

@@ -3,14 +3,15 @@
 Legend of shapes: K directions, R rows, C columns.
 For every trained weight, `W -= rate * (sum_k c_k left_k right_k^T)` with integer `c_k`. The sum is formed in float32,
 where it is exact in any order as long as K * max|c| stays below 2**24; then come one multiplication and one
-subtraction, each rounded once. Weights below 32 bits are updated in float32 and rounded stochastically with bits of the
-same counter-based generator.
+subtraction, each rounded once. What a step adds of earlier steps follows in the order of its record, each sum for itself.
+Weights below 32 bits are updated in float32 and rounded stochastically with bits of the same counter-based generator.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -18,12 +19,26 @@ from torch import Tensor
 
 from featherlight.functional import SignStream, random_words
 from featherlight.meter import Meter
+from featherlight.optim.zeroth_order.addend import Addend, Term
 from featherlight.optim.zeroth_order.targets import Directions, Factors, Target
 
 COEFFICIENT_LIMIT = 4095
 MAX_DIRECTIONS = 4096
 _ELEMENTS_AT_ONCE = 1 << 18
 _DIRECTIONS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echo:
+    """An earlier step's directions and coefficients, applied once more.
+
+    Attributes:
+        step: its number.
+        rates: per parameter group, the float32 factor of its integer sum.
+    """
+
+    step: int
+    rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +52,7 @@ class StepRecord:
         rates: per parameter group, the float32 factor of the integer sum.
         decays: per parameter group, the float32 factor the weights are multiplied by first; 1 is no decay.
         coefficients: (K,) int64, each at most 4095 in magnitude.
+        echoes: what is applied besides of earlier steps, in this order.
     """
 
     step: int
@@ -45,10 +61,28 @@ class StepRecord:
     rates: tuple[float, ...]
     decays: tuple[float, ...]
     coefficients: Int[Tensor, "K"]
+    echoes: tuple[Echo, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"coefficients": self.coefficients.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what `as_dict` returned."""
+        lists = {name: tuple(values[name]) for name in ("rates", "decays")}
+        echoes = tuple(Echo(step=echo["step"], rates=tuple(echo["rates"])) for echo in values["echoes"])
+        coefficients = torch.tensor(values["coefficients"], dtype=torch.int64)
+        return cls(**{**values, **lists, "echoes": echoes, "coefficients": coefficients})
 
 
 def apply_update(
-    targets: Sequence[Target], record: StepRecord, *, meter: Meter, directions: Directions | None = None
+    targets: Sequence[Target],
+    record: StepRecord,
+    *,
+    meter: Meter,
+    directions: Directions | None = None,
+    earlier: Mapping[int, StepRecord] = MappingProxyType({}),
 ) -> None:
     """Applies a recorded step to the weights, in place.
 
@@ -57,13 +91,20 @@ def apply_update(
         record: the step.
         meter: counts the weight passes and random words.
         directions: those of this step if they are drawn already.
+        earlier: by number, at least the steps that the record echoes.
 
     Cost: one pass over the weights; memory of about 4 MB besides.
     """
-    _apply(targets, [record], meter, directions)
+    _apply(targets, [record], meter, directions, earlier)
 
 
-def apply_updates(targets: Sequence[Target], records: Iterable[StepRecord], *, meter: Meter) -> None:
+def apply_updates(
+    targets: Sequence[Target],
+    records: Iterable[StepRecord],
+    *,
+    meter: Meter,
+    earlier: Mapping[int, StepRecord] = MappingProxyType({}),
+) -> None:
     """Applies recorded steps in order: the same bits as one by one, several times faster.
 
     Steps are taken in runs, and a slice of the weights goes through a whole run while it is in the cache.
@@ -72,19 +113,25 @@ def apply_updates(targets: Sequence[Target], records: Iterable[StepRecord], *, m
         targets: the trained parameters.
         records: consecutive steps.
         meter: counts the weight passes and random words.
+        earlier: by number, the steps before the first that a record echoes.
     """
+    known = dict(earlier)
     for run in _runs(records):
-        _apply(targets, run, meter, None)
+        known |= {record.step: record for record in run}
+        _apply(targets, run, meter, None, known)
 
 
 def _runs(records: Iterable[StepRecord]) -> Iterator[list[StepRecord]]:
-    """Consecutive steps of one seed and one number of directions, of limited length."""
+    """Consecutive steps of one seed and one number of directions, of limited length; one with echoes stands alone."""
     run: list[StepRecord] = []
     for record in records:
         count = len(record.coefficients)
         is_next = run and (record.step, record.seed) == (run[-1].step + 1, run[-1].seed)
         if run and not (
-            is_next and count == len(run[-1].coefficients) and (len(run) + 1) * count <= _DIRECTIONS_AT_ONCE
+            is_next
+            and not (record.echoes or run[-1].echoes)
+            and count == len(run[-1].coefficients)
+            and (len(run) + 1) * count <= _DIRECTIONS_AT_ONCE
         ):
             yield run
             run = []
@@ -93,71 +140,75 @@ def _runs(records: Iterable[StepRecord]) -> Iterator[list[StepRecord]]:
         yield run
 
 
-def _apply(targets: Sequence[Target], run: Sequence[StepRecord], meter: Meter, directions: Directions | None) -> None:
-    stream = SignStream(seed=run[0].seed, step=run[0].step)
-    drawn = directions or Directions(targets, stream, len(run[0].coefficients), num_steps=len(run))
+def _apply(
+    targets: Sequence[Target],
+    run: Sequence[StepRecord],
+    meter: Meter,
+    directions: Directions | None,
+    earlier: Mapping[int, StepRecord],
+) -> None:
+    drawn = directions or directions_of(targets, run[0], num_steps=len(run))
     words_before = drawn.num_words if directions is not None else 0
+    changes = [_changes(targets, record, drawn, number, earlier) for number, record in enumerate(run)]
     with torch.no_grad(), _exact_products(drawn.device):
         for target in targets:
-            _update_target(target, run, drawn, meter)
-    meter.random_words += drawn.num_words - words_before
+            _update_target(target, run, changes, drawn, meter)
+    echoed = (addend.directions for addends in changes for addend in addends[1:])
+    meter.random_words += drawn.num_words - words_before + sum(one.num_words for one in echoed)
     meter.weight_passes += len(run)
 
 
-class _TargetStep(NamedTuple):
-    """One step of one target: its coefficients, which of the run's directions they belong to, its record.
-
-    Where all coefficients are zero the sum must not be subtracted: the sign of its zeros, which would show in weights
-    of -0.0, depends on the order of summation. `rate` is 0 then.
-    """
-
-    coefficients: Float[Tensor, "K"]
-    of: slice
-    record: StepRecord
-    rate: float
+def _changes(
+    targets: Sequence[Target], record: StepRecord, drawn: Directions, number: int, earlier: Mapping[int, StepRecord]
+) -> list[Addend]:
+    """What a step subtracts, its own directions first; they are the `number`-th of a run's."""
+    first = number * len(record.coefficients)
+    own = Addend(directions=drawn, coefficients=record.coefficients, rates=record.rates, first=first)
+    return [own, *(echo_of(targets, earlier[echo.step], echo.rates) for echo in record.echoes)]
 
 
-def _update_target(target: Target, run: Sequence[StepRecord], directions: Directions, meter: Meter) -> None:
-    dtype = torch.float64 if target.parameter.dtype == torch.float64 else torch.float32
-    steps = []
-    for number, record in enumerate(run):
-        first, count = number * len(record.coefficients), len(record.coefficients)
-        integers = record.coefficients.sum(0, keepdim=True) if target.shared else record.coefficients
-        of = slice(first, first + (1 if target.shared else count))
-        rate = record.rates[target.group] if integers.any() else 0.0
-        steps.append(_TargetStep(integers.to(target.parameter.device, dtype), of, record, rate))
+def echo_of(targets: Sequence[Target], record: StepRecord, rates: tuple[float, ...]) -> Addend:
+    """A recorded step's own directions and coefficients at other rates."""
+    return Addend(directions=directions_of(targets, record), coefficients=record.coefficients, rates=rates)
+
+
+def directions_of(targets: Sequence[Target], record: StepRecord, *, num_steps: int = 1) -> Directions:
+    """What a recorded step was measured along, and the steps behind it of as many directions."""
+    stream = SignStream(seed=record.seed, step=record.step)
+    return Directions(targets, stream, len(record.coefficients), num_steps=num_steps)
+
+
+def _update_target(
+    target: Target, run: Sequence[StepRecord], changes: Sequence[Sequence[Addend]], directions: Directions, meter: Meter
+) -> None:
+    """Takes a target through a run, the own directions of which are drawn together."""
+    steps = [
+        (record, [addend.term(target) for addend in addends]) for record, addends in zip(run, changes, strict=True)
+    ]
     weight = target.parameter.detach().reshape(target.rows, -1)
-    rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], len(run) * directions.count, 1))
+    widest = max(len(run) * directions.count, *(len(term.coefficients) for _, terms in steps for term in terms))
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], widest))
     for first in range(0, target.rows, rows_at_once):
         rows = weight[first : first + rows_at_once]
-        factors = directions.factors(target, dtype, first_row=first, num_rows=len(rows))
-        for step in steps:
-            own = Factors(factors.left[step.of], None if factors.right is None else factors.right[step.of])
-            _update_rows(rows, own, step, target, first * weight.shape[1], meter)
+        dtype = steps[0][1][0].coefficients.dtype
+        drawn = directions.factors(target, dtype, first_row=first, num_rows=len(rows))
+        for record, (own, *echoes) in steps:
+            exact = rows if rows.dtype == dtype else rows.to(dtype)
+            if (decay := record.decays[target.group]) != 1.0:
+                exact.mul_(decay)
+            _subtract_(exact, Factors(drawn.left[own.of], None if drawn.right is None else drawn.right[own.of]), own)
+            for term in echoes:
+                _subtract_(exact, term.factors(target, first_row=first, num_rows=len(rows)), term)
+            if exact is not rows:
+                stream = SignStream(seed=record.seed, step=record.step)
+                meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
     if not target.parameter.is_contiguous():
         target.parameter.copy_(weight.view_as(target.parameter))
 
 
-def _update_rows(
-    rows: Float[Tensor, "R C"], factors: Factors, step: _TargetStep, target: Target, start: int, meter: Meter
-) -> None:
-    """One step of a slice of a weight, the first element of which is number `start`."""
-    rate, decay = step.rate, step.record.decays[target.group]
-    if rows.dtype == step.coefficients.dtype:
-        _subtract_(rows, factors, step.coefficients, rate, decay)
-        return
-    exact = rows.to(step.coefficients.dtype)
-    _subtract_(exact, factors, step.coefficients, rate, decay)
-    stream = SignStream(seed=step.record.seed, step=step.record.step)
-    meter.random_words += _round_stochastically(rows, exact, stream, target, start)
-
-
-def _subtract_(
-    rows: Float[Tensor, "R C"], factors: Factors, coefficients: Float[Tensor, "K"], rate: float, decay: float
-) -> None:
-    """`rows * decay - rate * sum_k c_k left_k right_k^T`, in place."""
-    if decay != 1.0:
-        rows.mul_(decay)
+def _subtract_(rows: Float[Tensor, "R C"], factors: Factors, term: Term) -> None:
+    """Subtracts the term from a slice of a weight, in place; the factors are for its rows."""
+    coefficients, rate = term.coefficients, term.rate
     if rate == 0.0:
         return
     weighted_left = factors.left * coefficients[:, None]

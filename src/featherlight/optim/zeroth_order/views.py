@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
 _ELEMENTS_AT_ONCE = 1 << 18
@@ -29,6 +30,14 @@ class View(Protocol):
 
     def common(self, tensor: Tensor | None) -> Tensor | None:
         """The part of a parameter that is the same for all examples, in the parameter's shape."""
+        ...
+
+    def centre(self, weight: Tensor) -> Tensor:
+        """A weight at the point that is perturbed around."""
+        ...
+
+    def factor(self, weight: Tensor) -> Tensor:
+        """What a product is computed with before `add_rank_one`: the centre, or the stored weight nearby."""
         ...
 
     def own(self, tensor: Tensor | None) -> Tensor | None:
@@ -57,12 +66,15 @@ class View(Protocol):
 
 
 class SharedView:
-    """All examples are moved along direction 0."""
+    """All examples are moved along direction 0, from the weights or from a point at some offset of them."""
 
-    def __init__(self, targets: Mapping[int, Target], directions: Directions, sigma: float) -> None:
+    def __init__(
+        self, targets: Mapping[int, Target], directions: Directions, sigma: float, offset: Offset | None = None
+    ) -> None:
         self.directions = directions
         self._sigma = sigma
         self._targets = targets
+        self._offset = offset
 
     def sigma(self, target: Target) -> float:
         return self._sigma * target.scale
@@ -75,7 +87,28 @@ class SharedView:
         if target is None or tensor is None:
             return tensor
         direction = self.directions.dense(target, 0, target.parameter.dtype)
-        return torch.add(target.parameter.detach(), direction, alpha=self.sigma(target))
+        return torch.add(self.centre(tensor).detach(), direction, alpha=self.sigma(target))
+
+    def centre(self, weight: Tensor) -> Tensor:
+        target = self.target(weight)
+        return weight if target is None or self._offset is None else self._offset.added_to(target)
+
+    def factor(self, weight: Tensor) -> Tensor:
+        target = self.target(weight)
+        beside = target is None or self._offset is None or self._offset.is_cheaper_beside(target)
+        return weight if beside else self.centre(weight)
+
+    def add_offset(self, y: Tensor, x: Tensor, weight: Tensor, *, contract_left: bool = False) -> Tensor:
+        """Adds to a product with `factor(weight)` what it lacks to one with the centre, in place."""
+        target = self.target(weight)
+        if target is None or self._offset is None or not self._offset.is_cheaper_beside(target):
+            return y
+        return self._offset.add_product(y, x, target, contract_left=contract_left)
+
+    def add_offset_rows(self, y: Tensor, ids: Tensor, table: Tensor) -> Tensor:
+        """Adds to looked-up rows of a table what they lack to the centre's, in place."""
+        target = self.target(table)
+        return y if target is None or self._offset is None else self._offset.add_rows(y, ids, target)
 
     def own(self, tensor: Tensor | None) -> None:
         return None
@@ -95,6 +128,7 @@ class SharedView:
         out, into = self.factors(target, x.dtype)
         if contract_left:
             out, into = into, out
+        y = self.add_offset(y, x, weight, contract_left=contract_left)
         flat_y = y.reshape(-1, y.shape[-1])
         product = x.reshape(-1, x.shape[-1]) @ into[0]
         return flat_y.addr_(product.to(y.dtype), out[0].to(y.dtype), alpha=self.sigma(target)).view(y.shape)
@@ -103,6 +137,7 @@ class SharedView:
         target = self.target(table)
         if target is None:
             return y
+        y = self.add_offset_rows(y, ids, table)
         left = self.directions.left_at(target, ids, 0, y.dtype)
         right = self.directions.right(target, y.dtype, of=_FIRST)
         return y.view(-1, y.shape[-1]).addr_(left.flatten(), right[0], alpha=self.sigma(target)).view(y.shape)
@@ -137,7 +172,15 @@ class PerExampleView:
 
     def common(self, tensor: Tensor | None) -> Tensor | None:
         target = self.target(tensor)
-        return self._shared.common(tensor) if target is not None and target.shared else tensor
+        if target is None or tensor is None:
+            return tensor
+        return self._shared.common(tensor) if target.shared else self._shared.centre(tensor)
+
+    def centre(self, weight: Tensor) -> Tensor:
+        return self._shared.centre(weight)
+
+    def factor(self, weight: Tensor) -> Tensor:
+        return self._shared.factor(weight)
 
     def own(self, tensor: Tensor | None) -> Tensor | None:
         target = self.target(tensor)
@@ -166,6 +209,7 @@ class PerExampleView:
         out, into = self.factors(target, x.dtype)
         if contract_left:
             out, into = into, out
+        y = self._shared.add_offset(y, x, weight, contract_left=contract_left)
         by_example = x.movedim(self._axis, 0).reshape(len(into), -1, x.shape[-1])
         return self._add_outer(y, _row_dots(by_example, into), out, self.sigma(target))
 
@@ -174,6 +218,7 @@ class PerExampleView:
         if target is None:
             return y
         of = torch.zeros_like(self._numbers) if target.shared else self._numbers
+        y = self._shared.add_offset_rows(y, ids, table)
         by_example = ids.movedim(self._axis, 0).reshape(len(of), -1)
         left = self._shared.directions.left_at(target, by_example, of[:, None], y.dtype)
         right = self._shared.directions.right(target, y.dtype, of=of)

@@ -20,7 +20,7 @@ from featherlight.integrations.hf_objective import (
     num_rows,
     split_rows,
 )
-from featherlight.objective import PerExampleLoss
+from featherlight.objective import PerExampleLoss, seeded_random
 
 _LABELS = "labels"
 
@@ -45,7 +45,7 @@ def trainer_loss(trainer: Trainer, model: nn.Module, first: Inputs) -> MicroBatc
         rows=_rows(trainer, model, shifted),
         items=lambda inputs: count_items(inputs, shifted=shifted),
     )
-    with torch.no_grad():
+    with torch.no_grad(), seeded_random(trainer.args.seed, device_of(first)):
         why = _why_no_rows(trainer, loss, first)
     if why is None:
         return loss
@@ -174,7 +174,8 @@ def _why_no_rows(trainer: Trainer, loss: MicroBatchLoss, first: Inputs) -> str |
     num_items = items.sum()
     whole = loss.whole(first, num_items)
     mean = (rows * items).sum() / num_items
-    if torch.allclose(mean.float(), whole.float(), rtol=torch.finfo(whole.dtype).eps ** 0.5, atol=1e-6, equal_nan=True):
+    rtol = max(1e-5, 4 * torch.finfo(whole.dtype).eps)
+    if torch.allclose(mean.float(), whole.float(), rtol=rtol, atol=1e-6, equal_nan=True):
         return None
     return (
         f"their mean is {float(mean):.6g} where the loss of the batch is {float(whole):.6g}, so examples are mixed or "

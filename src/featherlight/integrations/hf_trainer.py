@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
+
+try:
+    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate.utils import DistributedType
+except ImportError:
+    raise ImportError(
+        "Hugging Face's Trainer needs the package accelerate, which is not installed. Run: pip install 'featherlight[trainer]'"
+    ) from None
 from transformers import Trainer, TrainingArguments
 
 from featherlight.data import IndexPermutation
@@ -18,14 +26,6 @@ from featherlight.nn.models.pretrained import output_head
 from featherlight.objective import PerExampleLoss
 from featherlight.optim import RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.optim.zeroth_order import Journal
-
-try:
-    from accelerate.optimizer import AcceleratedOptimizer
-    from accelerate.utils import DistributedType
-except ImportError:
-    raise ImportError(
-        "Hugging Face's Trainer needs the package accelerate, which is not installed. Run: pip install 'featherlight[trainer]'"
-    ) from None
 
 DEFAULT_LR = 1e-3
 """The learning rate of the default optimizer where no arguments are given: a distance in weight space."""

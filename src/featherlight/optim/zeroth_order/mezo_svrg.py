@@ -1,6 +1,5 @@
 """MeZO-SVRG: variance-reduced forward-only SGD, with an anchor that is no copy of the weights."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Int
@@ -10,7 +9,6 @@ from torch.optim.optimizer import ParamsT
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
-from featherlight.optim.zeroth_order.addend import Addend
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
 from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
@@ -89,21 +87,28 @@ class MeZOSVRG(RecordedOptimizer):
         """Whether the next step measures an anchor, and is to be handed the objective of the large batch."""
         return self.steps_done % self.anchor_every == 0
 
-    def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
-        here = self.evaluator.measure(objective, self.targets, stream)
-        if self.next_is_anchor:
-            return here
-        anchor = self.evaluator.measure(objective, self.targets, stream, offset=Offset(self._since_anchor()))
-        self.meter.random_words += anchor.directions.num_words
-        return here._replace(slopes=here.slopes - anchor.slopes)
+    @property
+    def anchor(self) -> Offset:
+        """Where the last anchor is, seen from the weights: what was subtracted since, by the directions of each step.
 
-    def _since_anchor(self) -> Sequence[Addend]:
-        """What was subtracted from the weights since the anchor, one term for each step's directions."""
+        Raises:
+            ValueError: before the first step.
+        """
+        if not self.earlier:
+            raise ValueError("there is no anchor before the first step.")
         anchor, *between = self.earlier.values()
         echoed = [echo.rates for record in between for echo in record.echoes]
         rates = tuple(map(sum, zip(anchor.rates, *echoed, strict=True)))
         own = (echo_of(self.targets, record, record.rates) for record in between)
-        return [echo_of(self.targets, anchor, rates), *own]
+        return Offset([echo_of(self.targets, anchor, rates), *own])
+
+    def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
+        here = self.evaluator.measure(objective, self.targets, stream)
+        if self.next_is_anchor:
+            return here
+        anchor = self.evaluator.measure(objective, self.targets, stream, offset=self.anchor)
+        self.meter.random_words += anchor.directions.num_words
+        return here._replace(slopes=here.slopes - anchor.slopes)
 
     def _record(self, measured: Slopes) -> StepRecord:
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())

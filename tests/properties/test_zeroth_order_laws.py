@@ -262,12 +262,17 @@ def test_global_generators_are_neither_read_nor_moved(name: str) -> None:
 def test_global_generators_are_put_back_when_the_backward_pass_fails() -> None:
     model = nn.Linear(4, 2)
 
-    def detached(module: nn.Module, batch: Any) -> Tensor:
-        return squared_error(module, batch).detach()
+    def fail(gradient: Tensor) -> None:
+        raise RuntimeError("no gradient today")
+
+    def failing(module: nn.Module, batch: Any) -> Tensor:
+        losses = squared_error(module, batch)
+        losses.register_hook(fail)
+        return losses
 
     before = global_states()
-    with pytest.raises(RuntimeError, match="does not require grad") as caught:
-        BatchObjective(model, make_objective(model).batch, detached)()
+    with pytest.raises(RuntimeError, match="no gradient today") as caught:
+        BatchObjective(model, make_objective(model).batch, failing)()
     assert global_states() == before
     assert caught.value is not None
 

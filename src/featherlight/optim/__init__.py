@@ -2,6 +2,7 @@
 
 from featherlight.optim.zeroth_order import (
     SPSA,
+    CentredRanks,
     Gaussian,
     MeZO,
     MeZOSVRG,
@@ -13,6 +14,7 @@ from featherlight.optim.zeroth_order import (
 
 __all__ = [
     "SPSA",
+    "CentredRanks",
     "Gaussian",
     "MeZO",
     "MeZOSVRG",

@@ -7,12 +7,14 @@ from featherlight.optim.zeroth_order.mezo_svrg import MeZOSVRG
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.sgd import ZerothOrderSGD
+from featherlight.optim.zeroth_order.shaping import CentredRanks, Shaping
 from featherlight.optim.zeroth_order.spsa import SPSA
 from featherlight.optim.zeroth_order.targets import Target, targets_of
 from featherlight.optim.zeroth_order.update import Echo, StepRecord, apply_update, apply_updates
 
 __all__ = [
     "SPSA",
+    "CentredRanks",
     "Echo",
     "Gaussian",
     "Journal",
@@ -21,6 +23,7 @@ __all__ = [
     "NonFiniteLossError",
     "RankOneSigns",
     "RecordedOptimizer",
+    "Shaping",
     "SpreadNormalized",
     "StepRecord",
     "Target",

@@ -10,10 +10,11 @@ from torch import Tensor
 from featherlight.functional import SignStream
 from featherlight.objective import Objective, PerExampleObjective
 from featherlight.optim.zeroth_order.families import RankOneSigns, direction_of_example
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite
+from featherlight.optim.zeroth_order.guards import check_positive, one_value, require_finite, values_of
 from featherlight.optim.zeroth_order.layout import Layout, measure_layout
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.perturbed_forward import PerturbedForward
+from featherlight.optim.zeroth_order.shaping import Shaping, TieWatch, pair_slopes
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
 _PROBE_SIGMA = 0.05
@@ -41,12 +42,15 @@ class SlopeEvaluator:
     Args:
         family: how many directions a batch carries.
         sigma: distance of the two points from the weights, along each direction.
+        shaping: of the losses at both points; None takes their differences as they are.
     """
 
-    def __init__(self, family: RankOneSigns, sigma: float) -> None:
+    def __init__(self, family: RankOneSigns, sigma: float, shaping: Shaping | None = None) -> None:
         check_positive("sigma", sigma)
         self.family = family
         self.sigma = sigma
+        self.shaping = shaping
+        self._ties = TieWatch()
         self._layout: Layout | None = None
 
     @torch.no_grad()
@@ -77,12 +81,12 @@ class SlopeEvaluator:
         losses, touched = [], set()
         for sigma in (self.sigma, -self.sigma):
             with PerturbedForward(by_id, directions, sigma, offset=offset) as forward:
-                losses.append(objective.value().double())
+                losses.append(one_value(objective).double())
             touched |= forward.touched
         plus, minus = losses
         require_finite(torch.stack(losses), stream.step)
-        slope = ((plus - minus) / (2 * self.sigma)).reshape(1)
-        return Slopes(slope, (plus + minus) / 2, directions, touched)
+        of_all = torch.zeros(1, dtype=torch.int64, device=plus.device)
+        return Slopes(self._slopes(plus[None], minus[None], of_all, 1), (plus + minus) / 2, directions, touched)
 
     def _measure_many(
         self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
@@ -100,10 +104,13 @@ class SlopeEvaluator:
             touched |= also_touched
         plus, minus = losses
         require_finite(torch.stack(losses), stream.step)
-        per_example = (plus - minus) / (2 * self.sigma * len(plus))
-        slopes = torch.zeros(directions.count, dtype=torch.float64, device=plus.device)
-        slopes.index_add_(0, direction_of, per_example)
+        slopes = self._slopes(plus, minus, direction_of, directions.count)
         return Slopes(slopes, ((plus + minus) / 2).mean(), directions, touched)
+
+    def _slopes(self, plus: Tensor, minus: Tensor, direction_of: Tensor, count: int) -> Tensor:
+        slopes = pair_slopes(plus, minus, direction_of, count, self.shaping) / (2 * self.sigma)
+        self._ties.note(slopes, self.sigma)
+        return slopes
 
     def _values(
         self,
@@ -123,12 +130,12 @@ class SlopeEvaluator:
             offset=offset,
         )
         with forward:
-            return objective.values(), forward.touched
+            return values_of(objective), forward.touched
 
     def _require_independence(self, few: PerExampleObjective, by_id: dict[int, Target], directions: Directions) -> None:
         """Checks that the loss of the first of three examples stays as it is when the others change direction.
 
-        Three, since batch statistics of two have no more than a sign.
+        Three, since batch statistics of two have no more than a sign. Losses of float64 may come of a model in float32.
         """
         losses = []
         for of_others in (0, directions.count - 1):
@@ -136,7 +143,9 @@ class SlopeEvaluator:
             direction_of[0] = 0
             losses.append(self._values(few, by_id, directions, direction_of, _PROBE_SIGMA)[0][0])
         same, different = losses
-        if not torch.allclose(same, different, rtol=torch.finfo(same.dtype).eps, atol=0.0, equal_nan=True):
+        of_weights = max(torch.finfo(target.parameter.dtype).eps for target in by_id.values())
+        rtol = max(torch.finfo(same.dtype).eps, min(of_weights, torch.finfo(torch.float32).eps))
+        if not torch.allclose(same, different, rtol=rtol, atol=0.0, equal_nan=True):
             self._layout = None
             raise ValueError(
                 f"the loss of an example depends on the other examples of its batch (from {float(same):.6g} to "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featherlight.objective import NonFiniteLossError, Objective
+from featherlight.objective import NonFiniteLossError, Objective, PerExampleObjective
 
 
 def require_objective(closure: Callable[[], Any] | None, optimizer: str) -> Objective:
@@ -25,6 +25,31 @@ def require_objective(closure: Callable[[], Any] | None, optimizer: str) -> Obje
         f"{optimizer}.step needs an Objective (with `value()` and `values()`), since it measures the loss by forward passes "
         f"alone; got {seen}. Pass BatchObjective(model, batch, loss) or an object with these methods."
     )
+
+
+def one_value(objective: Objective) -> Tensor:
+    """`objective.value()`; raises ValueError unless it is one number without a graph."""
+    return _without_graph("value()", objective.value(), (), objective)
+
+
+def values_of(objective: PerExampleObjective) -> Tensor:
+    """`objective.values()`; raises ValueError unless they are one number an example, without a graph."""
+    return _without_graph("values()", objective.values(), (objective.num_examples,), objective)
+
+
+def _without_graph(verb: str, losses: Any, shape: tuple[int, ...], objective: Objective) -> Tensor:
+    name = f"{type(objective).__name__}.{verb}"
+    if not isinstance(losses, Tensor) or losses.shape != shape:
+        seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+        raise ValueError(
+            f"{name} must return a tensor of shape {shape}, the loss that both points of a step are compared by; got {seen}."
+        )
+    if losses.requires_grad:
+        raise ValueError(
+            f"{name} returned a tensor with a graph, which would keep the activations of every pass in memory. Compute it "
+            "within `torch.no_grad()`, or return `loss.detach()`."
+        )
+    return losses
 
 
 def require_eager(model: nn.Module) -> None:

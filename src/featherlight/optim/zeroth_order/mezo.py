@@ -11,8 +11,15 @@ from torch.optim.optimizer import ParamsT
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.families import draw_gaussian, gaussian_generator
-from featherlight.optim.zeroth_order.guards import check_positive, frozen_statistics, require_finite, require_objective
+from featherlight.optim.zeroth_order.guards import (
+    check_positive,
+    frozen_statistics,
+    one_value,
+    require_finite,
+    require_objective,
+)
 from featherlight.optim.zeroth_order.recorded import own_state
+from featherlight.optim.zeroth_order.shaping import TieWatch
 
 
 class MeZO(Optimizer):
@@ -63,6 +70,7 @@ class MeZO(Optimizer):
         self.seed = seed
         self.meter = meter if meter is not None else Meter()
         self.steps_done = 0
+        self._ties = TieWatch()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -73,15 +81,17 @@ class MeZO(Optimizer):
             with frozen_statistics(self.model):
                 self._move(self.sigma)
                 offset = self.sigma
-                plus = objective.value()
+                plus = one_value(objective)
                 self._move(-2 * self.sigma)
                 offset = -self.sigma
-                minus = objective.value()
+                minus = one_value(objective)
                 require_finite(torch.stack((plus, minus)), self.steps_done)
         finally:
             if offset:
                 self._move(-offset)
-        self._update(float((plus.double() - minus.double()) / (2 * self.sigma)))
+        slope = (plus.double() - minus.double()) / (2 * self.sigma)
+        self._ties.note(slope, self.sigma)
+        self._update(float(slope))
         self.steps_done += 1
         return (plus + minus) / 2
 

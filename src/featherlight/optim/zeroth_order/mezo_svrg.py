@@ -15,6 +15,7 @@ from featherlight.optim.zeroth_order.guards import check_positive, require_finit
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
+from featherlight.optim.zeroth_order.shaping import Shaping
 from featherlight.optim.zeroth_order.update import Echo, StepRecord, echo_of, quantize_coefficients
 
 
@@ -33,6 +34,7 @@ class MeZOSVRG(RecordedOptimizer):
         anchor_every: steps from one anchor to the next (q in the paper).
         sigma: scale of the perturbation.
         directions: how many rank-one sign directions a batch carries, at anchors and between.
+        shaping: CentredRanks() goes by the ranks of losses, in each estimate by itself; None by the losses.
         normalize: divides all steps by the spread of the slopes at anchors; None leaves them as measured.
         weight_decay: decoupled; applied in the last step before an anchor for the whole period, since the anchor must
             stay a few terms away.
@@ -59,6 +61,7 @@ class MeZOSVRG(RecordedOptimizer):
         *,
         sigma: float = 1e-3,
         directions: RankOneSigns | None = None,
+        shaping: Shaping | None = None,
         normalize: SpreadNormalized | None = None,
         weight_decay: float = 0.0,
         params: ParamsT | None = None,
@@ -79,7 +82,7 @@ class MeZOSVRG(RecordedOptimizer):
         self.anchor_every = anchor_every
         self.anchor_ratio = anchor_lr / lr
         self.normalize = normalize
-        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma)
+        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma, shaping)
         self.mean_square = 0.0
 
     @property

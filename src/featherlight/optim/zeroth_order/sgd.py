@@ -13,6 +13,7 @@ from featherlight.optim.zeroth_order.families import RankOneSigns
 from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
+from featherlight.optim.zeroth_order.shaping import Shaping
 from featherlight.optim.zeroth_order.update import StepRecord, quantize_coefficients
 
 
@@ -24,6 +25,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         lr: learning rate; a distance in weight space with `normalize`, else per unit of slope.
         sigma: scale of the perturbation.
         directions: how many rank-one sign directions a batch carries.
+        shaping: CentredRanks() goes by the ranks of a step's losses; None by the losses.
         normalize: divides the step by the spread of the slopes; None leaves it as measured.
         weight_decay: decoupled, as in AdamW: weights shrink by `lr * weight_decay` a step.
         params: parameters or parameter groups, as for torch.optim; None takes all that require a gradient. The `scale` of a
@@ -49,6 +51,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         *,
         sigma: float = 1e-3,
         directions: RankOneSigns | None = None,
+        shaping: Shaping | None = None,
         normalize: SpreadNormalized | None = None,
         weight_decay: float = 0.0,
         params: ParamsT | None = None,
@@ -61,7 +64,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay}
         super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
         self.normalize = normalize
-        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma)
+        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma, shaping)
         self.mean_square = 0.0
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:

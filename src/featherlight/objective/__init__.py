@@ -1,0 +1,38 @@
+"""The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
+
+from featherlight.objective.batch import BatchObjective
+from featherlight.objective.clipping import ClipGradient
+from featherlight.objective.finite import NonFiniteLossError, finite
+from featherlight.objective.passes import seeded_random
+from featherlight.objective.protocols import (
+    Batch,
+    Objective,
+    PerExampleLoss,
+    PerExampleObjective,
+    ShareableObjective,
+    Team,
+)
+from featherlight.objective.reward import MinusScores, RewardObjective, Score
+from featherlight.objective.shared import SharedObjective
+from featherlight.objective.streamed import StreamedObjective
+from featherlight.objective.unchanging import unchanging
+
+__all__ = [
+    "Batch",
+    "BatchObjective",
+    "ClipGradient",
+    "MinusScores",
+    "NonFiniteLossError",
+    "Objective",
+    "PerExampleLoss",
+    "PerExampleObjective",
+    "RewardObjective",
+    "Score",
+    "ShareableObjective",
+    "SharedObjective",
+    "StreamedObjective",
+    "Team",
+    "finite",
+    "seeded_random",
+    "unchanging",
+]

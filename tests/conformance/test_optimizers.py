@@ -14,7 +14,17 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from featherlight import optim
 from featherlight.objective import BatchObjective
-from featherlight.optim import MeZO, MeZOSVRG, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim import (
+    FZOO,
+    MeZO,
+    MeZOSVRG,
+    OneSided,
+    RankOneSigns,
+    ScalarMoment,
+    SpreadNormalized,
+    WholeBatchSigns,
+    ZerothOrderSGD,
+)
 from tests.properties.test_zeroth_order_laws import global_states
 from tests.unit.optim.problems import bits_of, make_batch, make_model, squared_error
 
@@ -66,6 +76,12 @@ TABLE: dict[str, Row] = {
     "ZerothOrderSGD normalized": of_ours(
         ZerothOrderSGD, lr=0.02, sigma=1e-2, normalize=SpreadNormalized(decay=0.9), weight_decay=1e-3
     ),
+    "ZerothOrderSGD one-sided": of_ours(ZerothOrderSGD, lr=0.01, sigma=1e-2, difference=OneSided()),
+    "ZerothOrderSGD with a scalar moment": of_ours(
+        ZerothOrderSGD, lr=0.01, sigma=1e-2, directions=WholeBatchSigns(2), normalize=ScalarMoment(decay=0.9)
+    ),
+    "FZOO": of_ours(FZOO, lr=2e-4, sigma=1e-2, directions=WholeBatchSigns(4)),
+    "FZOO by example": of_ours(FZOO, lr=4e-4, sigma=1e-2, directions=RankOneSigns(None)),
     "MeZOSVRG": of_ours(MeZOSVRG, lr=0.005, anchor_lr=0.01, anchor_every=3, sigma=1e-2),
     "MeZOSVRG by example, normalized": of_ours(
         MeZOSVRG,

@@ -5,24 +5,37 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherlight.optim import RankOneSigns
+from featherlight.optim import Central, OneSided, RankOneSigns, WholeBatchSigns
+from featherlight.optim.zeroth_order import Difference
 from tests.oracles.philox import direction_of
 from tests.oracles.slopes import dense_estimate, fused_estimate, largest_difference, trained
 from tests.unit.optim.zoo import CASES
 
-COUNTS = st.sampled_from([1, 2, 3, None])
+FAMILIES = st.sampled_from([*map(RankOneSigns, (1, 2, 3, None)), WholeBatchSigns(2)])
+DIFFERENCES = st.sampled_from([Central(), Central(), OneSided()])
 SEEDS = st.integers(0, 2**64 - 1)
 
 
 @pytest.mark.parametrize("name", CASES)
-@given(count=COUNTS, micro_batch=st.sampled_from([None, 1, 2, 3]), sigma=st.floats(1e-3, 0.1), seed=SEEDS)
+@given(
+    family=FAMILIES,
+    difference=DIFFERENCES,
+    micro_batch=st.sampled_from([None, 1, 2, 3]),
+    sigma=st.floats(1e-3, 0.1),
+    seed=SEEDS,
+)
 @settings(max_examples=6)
 def test_fused_slopes_equal_dense_copies(
-    name: str, count: int | None, micro_batch: int | None, sigma: float, seed: int
+    name: str,
+    family: RankOneSigns | WholeBatchSigns,
+    difference: Difference,
+    micro_batch: int | None,
+    sigma: float,
+    seed: int,
 ) -> None:
     model, objective = CASES[name].build(seed % 1000, micro_batch=micro_batch)
     targets = trained(model)
-    draw = {"count": count, "sigma": sigma, "seed": seed, "step": seed % 977}
+    draw = {"family": family, "difference": difference, "sigma": sigma, "seed": seed, "step": seed % 977}
     fused, loss = fused_estimate(objective, targets, **draw)
     dense, dense_loss = dense_estimate(objective, targets, **draw)
     assert largest_difference(fused, dense) < 1e-9

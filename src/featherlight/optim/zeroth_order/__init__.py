@@ -1,10 +1,17 @@
 """Forward-only optimizers: the rank-one engine, MeZO as published, and SPSA as the oracle of both."""
 
-from featherlight.optim.zeroth_order.families import Gaussian, RankOneSigns
+from featherlight.optim.zeroth_order.differences import Central, Difference, OneSided
+from featherlight.optim.zeroth_order.families import Gaussian, RankOneSigns, WholeBatchSigns
+from featherlight.optim.zeroth_order.fzoo import FZOO
 from featherlight.optim.zeroth_order.guards import NonFiniteLossError
 from featherlight.optim.zeroth_order.mezo import MeZO
 from featherlight.optim.zeroth_order.mezo_svrg import MeZOSVRG
-from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.normalization import (
+    Normalization,
+    ScalarMoment,
+    SpreadNormalized,
+    StandardDeviation,
+)
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.sgd import ZerothOrderSGD
 from featherlight.optim.zeroth_order.shaping import CentredRanks, Shaping
@@ -13,20 +20,28 @@ from featherlight.optim.zeroth_order.targets import Target, targets_of
 from featherlight.optim.zeroth_order.update import Echo, StepRecord, apply_update, apply_updates
 
 __all__ = [
+    "FZOO",
     "SPSA",
+    "Central",
     "CentredRanks",
+    "Difference",
     "Echo",
     "Gaussian",
     "Journal",
     "MeZO",
     "MeZOSVRG",
     "NonFiniteLossError",
+    "Normalization",
+    "OneSided",
     "RankOneSigns",
     "RecordedOptimizer",
+    "ScalarMoment",
     "Shaping",
     "SpreadNormalized",
+    "StandardDeviation",
     "StepRecord",
     "Target",
+    "WholeBatchSigns",
     "ZerothOrderSGD",
     "apply_update",
     "apply_updates",

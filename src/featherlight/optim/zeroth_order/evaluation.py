@@ -1,4 +1,4 @@
-"""Slopes of the loss along random directions, from two evaluations that leave the weights alone."""
+"""Slopes of the loss along random directions, from evaluations that leave the weights alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from featherlight.functional import SignStream
 from featherlight.objective import Objective, PerExampleObjective
-from featherlight.optim.zeroth_order.families import RankOneSigns, direction_of_example
+from featherlight.optim.zeroth_order.differences import Central, Difference
+from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns, direction_of_example
 from featherlight.optim.zeroth_order.guards import check_positive, one_value, require_finite, values_of
 from featherlight.optim.zeroth_order.layout import Layout, measure_layout
 from featherlight.optim.zeroth_order.offset import Offset
@@ -25,7 +26,7 @@ class Slopes(NamedTuple):
 
     Attributes:
         slopes: (K,) float64; the gradient's estimate is `sum_k slopes[k] * direction[k]`.
-        loss: the mean of the losses at both points, ().
+        loss: the mean loss of the points, or that at the weights where these are one of them, ().
         directions: what they were measured along.
         touched: indices of the targets that took part in the forward passes.
     """
@@ -40,15 +41,24 @@ class SlopeEvaluator:
     """Measures slopes of one model; remembers where its calls hold their examples.
 
     Args:
-        family: how many directions a batch carries.
-        sigma: distance of the two points from the weights, along each direction.
+        family: how many directions a batch carries, and whether each is carried by a part of it or by all.
+        sigma: distance of the points from the weights, along each direction.
+        difference: which points; None takes `Central()`.
         shaping: of the losses at both points; None takes their differences as they are.
     """
 
-    def __init__(self, family: RankOneSigns, sigma: float, shaping: Shaping | None = None) -> None:
+    def __init__(
+        self,
+        family: RankOneSigns | WholeBatchSigns,
+        sigma: float,
+        *,
+        difference: Difference | None = None,
+        shaping: Shaping | None = None,
+    ) -> None:
         check_positive("sigma", sigma)
         self.family = family
         self.sigma = sigma
+        self.difference = difference if difference is not None else Central()
         self.shaping = shaping
         self._ties = TieWatch()
         self._layout: Layout | None = None
@@ -57,12 +67,15 @@ class SlopeEvaluator:
     def measure(
         self, objective: Objective, targets: Sequence[Target], stream: SignStream, *, offset: Offset | None = None
     ) -> Slopes:
-        """Central differences along the directions of one step, around the weights or around a point at an offset.
+        """Slopes along the directions of one step, around the weights or around a point at an offset.
 
-        Cost: two forward passes of the batch; in the first step with several directions, nine examples more.
+        Cost: two forward passes of the batch; in the first step with several directions, nine examples more. Where each of
+        K directions is carried by the whole batch: 2 K passes, or K + 1 with one-sided differences.
         """
+        if isinstance(self.family, WholeBatchSigns):
+            return self._measure_whole(objective, targets, stream, offset, self.family.count)
         if self.family.count == 1:
-            return self._measure_shared(objective, targets, stream, offset)
+            return self._measure_whole(objective, targets, stream, offset, 1)
         examples = self._require_examples(objective)
         if examples.num_examples > 1:
             return self._measure_many(examples, targets, stream, offset)
@@ -71,22 +84,28 @@ class SlopeEvaluator:
                 "the first batch has a single example, which does not show along which axes examples stand. Begin with a "
                 "batch of two or more, or use RankOneSigns(count=1)."
             )
-        return self._measure_shared(objective, targets, stream, offset)
+        return self._measure_whole(objective, targets, stream, offset, 1)
 
-    def _measure_shared(
-        self, objective: Objective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
+    def _measure_whole(
+        self, objective: Objective, targets: Sequence[Target], stream: SignStream, offset: Offset | None, count: int
     ) -> Slopes:
-        directions = Directions(targets, stream, 1)
+        directions = Directions(targets, stream, count)
         by_id = {id(target.parameter): target for target in targets}
-        losses, touched = [], set()
-        for sigma in (self.sigma, -self.sigma):
-            with PerturbedForward(by_id, directions, sigma, offset=offset) as forward:
-                losses.append(one_value(objective).double())
-            touched |= forward.touched
-        plus, minus = losses
-        require_finite(torch.stack(losses), stream.step)
-        of_all = torch.zeros(1, dtype=torch.int64, device=plus.device)
-        return Slopes(self._slopes(plus[None], minus[None], of_all, 1), (plus + minus) / 2, directions, touched)
+        touched: set[int] = set()
+
+        def evaluate(sigma: float, number: int) -> Tensor:
+            with PerturbedForward(by_id, directions, sigma, number=number, offset=offset) as forward:
+                loss = one_value(objective).double()
+            touched.update(forward.touched)
+            return loss
+
+        far_sigma = self.difference.far * self.sigma
+        near = torch.stack([evaluate(self.sigma, number) for number in range(count)])
+        far = torch.stack([evaluate(far_sigma, number) for number in range(count if far_sigma else 1)])
+        require_finite(torch.cat((near, far)), stream.step)
+        far = far.expand_as(near)
+        each = torch.arange(count, device=near.device)
+        return Slopes(self._slopes(near, far, each, count), self.difference.loss(near, far).mean(), directions, touched)
 
     def _measure_many(
         self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
@@ -98,17 +117,18 @@ class SlopeEvaluator:
             self._layout = measure_layout(by_id, objective)
             self._require_independence(objective.narrow(3), by_id, directions)
         losses, touched = [], set()
-        for sigma in (self.sigma, -self.sigma):
+        for sigma in (self.sigma, self.difference.far * self.sigma):
             values, also_touched = self._values(objective, by_id, directions, direction_of, sigma, offset)
             losses.append(values.double())
             touched |= also_touched
-        plus, minus = losses
+        near, far = losses
         require_finite(torch.stack(losses), stream.step)
-        slopes = self._slopes(plus, minus, direction_of, directions.count)
-        return Slopes(slopes, ((plus + minus) / 2).mean(), directions, touched)
+        slopes = self._slopes(near, far, direction_of, directions.count)
+        return Slopes(slopes, self.difference.loss(near, far).mean(), directions, touched)
 
-    def _slopes(self, plus: Tensor, minus: Tensor, direction_of: Tensor, count: int) -> Tensor:
-        slopes = pair_slopes(plus, minus, direction_of, count, self.shaping) / (2 * self.sigma)
+    def _slopes(self, near: Tensor, far: Tensor, direction_of: Tensor, count: int) -> Tensor:
+        distance = (1 - self.difference.far) * self.sigma
+        slopes = pair_slopes(near, far, direction_of, count, self.shaping) / distance
         self._ties.note(slopes, self.sigma)
         return slopes
 

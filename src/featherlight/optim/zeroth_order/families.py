@@ -46,6 +46,28 @@ class RankOneSigns:
 
 
 @dataclass(frozen=True)
+class WholeBatchSigns:
+    """Directions as those of RankOneSigns, each carried by all examples of the batch: as many times the forward passes.
+
+    Examples may depend on each other here, and no part of the loss has to be told apart.
+
+    Args:
+        count: directions a batch.
+
+    Source: FZOO (arXiv 2506.09034) uses 8, of a sign for each weight.
+    """
+
+    count: int = 8
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+
+    def dense(self, targets: Sequence[Target], *, seed: int, step: int, number: int) -> list[Tensor]:
+        """One direction: rank one for matrices, a sign for each element of the rest."""
+        return RankOneSigns(self.count).dense(targets, seed=seed, step=step, number=number)
+
+
+@dataclass(frozen=True)
 class Gaussian:
     """Dense standard normal directions, as in MeZO (Malladi et al. 2023).
 

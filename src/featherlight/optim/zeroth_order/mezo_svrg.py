@@ -10,9 +10,9 @@ from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
-from featherlight.optim.zeroth_order.families import RankOneSigns
+from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
 from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
-from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.shaping import Shaping
@@ -45,7 +45,7 @@ class MeZOSVRG(RecordedOptimizer):
 
     Attributes:
         evaluator: measures the slopes.
-        mean_square: running mean square of the anchors' slopes, of `normalize`.
+        mean_square: what `normalize` carries from anchor to anchor, as in ZerothOrderSGD.
 
     Cost: two forward passes of the large batch at anchors; between, four of the minibatch. Memory beyond inference of a few
     MB. Weights below 32 bits are rounded stochastically in each step, so their anchor is met up to that rounding.
@@ -60,9 +60,9 @@ class MeZOSVRG(RecordedOptimizer):
         anchor_every: int = 2,
         *,
         sigma: float = 1e-3,
-        directions: RankOneSigns | None = None,
+        directions: RankOneSigns | WholeBatchSigns | None = None,
         shaping: Shaping | None = None,
-        normalize: SpreadNormalized | None = None,
+        normalize: Normalization | None = None,
         weight_decay: float = 0.0,
         params: ParamsT | None = None,
         seed: int = 0,
@@ -82,7 +82,8 @@ class MeZOSVRG(RecordedOptimizer):
         self.anchor_every = anchor_every
         self.anchor_ratio = anchor_lr / lr
         self.normalize = normalize
-        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma, shaping)
+        family = directions if directions is not None else RankOneSigns()
+        self.evaluator = SlopeEvaluator(family, sigma, shaping=shaping)
         self.mean_square = 0.0
 
     @property

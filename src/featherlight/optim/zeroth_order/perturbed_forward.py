@@ -26,6 +26,7 @@ class PerturbedForward(TorchFunctionMode):
         sigma: scale of the perturbation, with its sign.
         layout: which axis of each call holds the examples; None where all examples share the direction.
         direction_of: asked at every call for the directions of the examples in the pass being run, (b,).
+        number: the direction that examples share where they do not carry their own.
         offset: low-rank change of the weights from which the directions start; None starts from the weights.
     """
 
@@ -37,6 +38,7 @@ class PerturbedForward(TorchFunctionMode):
         *,
         layout: Layout | None = None,
         direction_of: Callable[[], Tensor] | None = None,
+        number: int = 0,
         offset: Offset | None = None,
     ) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class PerturbedForward(TorchFunctionMode):
         self._targets = targets
         self._layout = layout
         self._direction_of = direction_of
-        self._shared = SharedView(targets, directions, sigma, offset)
+        self._shared = SharedView(targets, directions, sigma, offset, number=number)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
+from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
-from featherlight.optim.zeroth_order.families import RankOneSigns
+from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
 from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
-from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.shaping import Shaping
 from featherlight.optim.zeroth_order.update import StepRecord, quantize_coefficients
@@ -24,7 +26,9 @@ class ZerothOrderSGD(RecordedOptimizer):
         model: the module whose parameters are trained; it must stay the same object.
         lr: learning rate; a distance in weight space with `normalize`, else per unit of slope.
         sigma: scale of the perturbation.
-        directions: how many rank-one sign directions a batch carries.
+        directions: how many rank-one sign directions a batch carries, and whether each is carried by a part of it
+            (RankOneSigns) or by all (WholeBatchSigns).
+        difference: between which points a slope is measured; None takes `Central()`.
         shaping: CentredRanks() goes by the ranks of a step's losses; None by the losses.
         normalize: divides the step by the spread of the slopes; None leaves it as measured.
         weight_decay: decoupled, as in AdamW: weights shrink by `lr * weight_decay` a step.
@@ -36,10 +40,11 @@ class ZerothOrderSGD(RecordedOptimizer):
 
     Attributes:
         evaluator: measures the slopes.
-        mean_square: running mean square of the slopes, of `normalize`.
+        mean_square: what `normalize` carries from step to step: the running mean square of the slopes, or another moment.
 
-    `step(objective)` returns the mean loss of both evaluations. Cost: two forward passes and one pass over the trained
-    weights; memory beyond inference of a few MB. Replayable: base weights and records give the same bits.
+    `step(objective)` returns the mean loss of both evaluations. Cost: two forward passes (see WholeBatchSigns for more) and
+    one pass over the trained weights; memory beyond inference of a few MB. Replayable: base weights and records give the same
+    bits.
     Source: SPSA (Spall 1992) as MeZO uses it (Malladi et al. 2023, arXiv 2305.17333); directions, exact update and
     one direction per example are design.md, section 5.
     """
@@ -50,9 +55,10 @@ class ZerothOrderSGD(RecordedOptimizer):
         lr: float,
         *,
         sigma: float = 1e-3,
-        directions: RankOneSigns | None = None,
+        directions: RankOneSigns | WholeBatchSigns | None = None,
+        difference: Difference | None = None,
         shaping: Shaping | None = None,
-        normalize: SpreadNormalized | None = None,
+        normalize: Normalization | None = None,
         weight_decay: float = 0.0,
         params: ParamsT | None = None,
         seed: int = 0,
@@ -64,7 +70,8 @@ class ZerothOrderSGD(RecordedOptimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay}
         super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
         self.normalize = normalize
-        self.evaluator = SlopeEvaluator(directions if directions is not None else RankOneSigns(), sigma, shaping)
+        family = directions if directions is not None else RankOneSigns()
+        self.evaluator = SlopeEvaluator(family, sigma, difference=difference, shaping=shaping)
         self.mean_square = 0.0
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
@@ -76,17 +83,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         if self.normalize is not None:
             mean_square = self.normalize.next(self.mean_square, coefficients, scale)
             spread = self.normalize.spread(mean_square, self.steps_done + 1)
-        per_unit = scale / spread if spread > 0 else 0.0
-        rates = tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
-        require_finite_rates(scale, rates, self.steps_done)
-        return StepRecord(
-            step=self.steps_done,
-            seed=self.seed,
-            scale=scale,
-            rates=rates,
-            decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in self.param_groups),
-            coefficients=coefficients,
-        )
+        return record_of_descent(self, coefficients, scale, scale / spread if spread > 0 else 0.0)
 
     def _remember(self, record: StepRecord) -> None:
         if self.normalize is not None:
@@ -97,3 +94,30 @@ class ZerothOrderSGD(RecordedOptimizer):
 
     def _take_state(self, state: dict[str, Any]) -> None:
         self.mean_square = state["mean_square"]
+
+
+def record_of_descent(
+    optimizer: RecordedOptimizer, coefficients: Int[Tensor, "K"], scale: float, per_unit: float
+) -> StepRecord:
+    """The next step of an optimizer against its slopes, with decoupled weight decay.
+
+    Args:
+        optimizer: its groups have `lr`, `scale` and `weight_decay`.
+        coefficients: of the directions.
+        scale: what one unit of them is worth as a slope.
+        per_unit: what it is worth in the step, before the learning rates.
+
+    Raises:
+        NonFiniteLossError: a rate is beyond float32.
+    """
+    groups = optimizer.param_groups
+    rates = tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in groups)
+    require_finite_rates(scale, rates, optimizer.steps_done)
+    return StepRecord(
+        step=optimizer.steps_done,
+        seed=optimizer.seed,
+        scale=scale,
+        rates=rates,
+        decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in groups),
+        coefficients=coefficients,
+    )

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from featherlight.objective import Objective
-from featherlight.optim.zeroth_order.families import DirectionFamily, direction_of_example
+from featherlight.optim.zeroth_order.differences import Central, Difference
+from featherlight.optim.zeroth_order.families import DirectionFamily, WholeBatchSigns, direction_of_example
 from featherlight.optim.zeroth_order.targets import Target
 
 
@@ -21,9 +22,10 @@ class SPSA:
         objective: the loss.
         targets: the trained parameters, from `targets_of`.
         sigma: scale of the perturbation.
-        directions: Gaussian() or RankOneSigns(), with the number of directions a batch.
+        directions: Gaussian(), RankOneSigns() or WholeBatchSigns(), with the number of directions a batch.
         seed: of the directions.
         step: number of the step.
+        difference: how a slope is measured; None takes `Central()`.
 
     Cost: two evaluations a direction, and a copy of the trained weights.
     Source: Spall 1992, equation 2.2.
@@ -38,6 +40,7 @@ class SPSA:
         directions: DirectionFamily,
         seed: int = 0,
         step: int = 0,
+        difference: Difference | None = None,
     ) -> None:
         self.objective = objective
         self.targets = targets
@@ -45,6 +48,7 @@ class SPSA:
         self.directions = directions
         self.seed = seed
         self.step = step
+        self.difference = difference if difference is not None else Central()
 
     def value(self) -> Float[Tensor, ""]:
         """That of the wrapped objective, at the weights themselves."""
@@ -59,21 +63,28 @@ class SPSA:
         """Fills `.grad` of the targets with the estimate and returns the mean of the losses that were measured."""
         for target in self.targets:
             target.parameter.grad = torch.zeros_like(target.parameter)
-        if self.directions.count == 1:
-            return self._add_slope(0, None)
-        direction_of = direction_of_example(len(self.objective.values()), self.directions.count)
-        losses = [self._add_slope(number, direction_of == number) for number in range(int(direction_of[-1]) + 1)]
+        whole = self.directions.count if isinstance(self.directions, WholeBatchSigns) else 1
+        if self.directions.count == whole:
+            losses = [self._add_slope(number, None, weight=1 / whole) for number in range(whole)]
+        else:
+            direction_of = direction_of_example(len(self.objective.values()), self.directions.count)
+            parts = range(int(direction_of[-1]) + 1)
+            losses = [self._add_slope(number, direction_of == number) for number in parts]
         return torch.stack(losses).sum()
 
-    def _add_slope(self, number: int, mine: Tensor | None) -> Tensor:
-        """Adds `slope * direction` to the gradients. Returns the part of the loss that `mine` (all, if None) have."""
+    def _add_slope(self, number: int, mine: Tensor | None, *, weight: float = 1.0) -> Tensor:
+        """Adds `weight * slope * direction` to the gradients, and returns `weight * loss`.
+
+        The slope is that of the part of the loss that `mine` (all, if None) have.
+        """
         dense = self.directions.dense(self.targets, seed=self.seed, step=self.step, number=number)
-        plus, minus = self._evaluate(dense, self.sigma, mine), self._evaluate(dense, -self.sigma, mine)
-        slope = (plus - minus) / (2 * self.sigma)
+        near = self._evaluate(dense, self.sigma, mine)
+        far = self._evaluate(dense, self.difference.far * self.sigma, mine)
+        slope = weight * self.difference.slope(near, far, self.sigma)
         for target, direction in zip(self.targets, dense, strict=True):
             assert target.parameter.grad is not None
             target.parameter.grad.add_(direction, alpha=float(slope) * target.scale)
-        return (plus + minus) / 2
+        return weight * self.difference.loss(near, far)
 
     def _evaluate(self, dense: Sequence[Tensor], sigma: float, mine: Tensor | None) -> Tensor:
         before = [target.parameter.data for target in self.targets]

@@ -14,7 +14,6 @@ from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
 _ELEMENTS_AT_ONCE = 1 << 18
-_FIRST = slice(0, 1)
 
 
 class View(Protocol):
@@ -66,15 +65,26 @@ class View(Protocol):
 
 
 class SharedView:
-    """All examples are moved along direction 0, from the weights or from a point at some offset of them."""
+    """All examples are moved along one direction, from the weights or from a point at some offset of them."""
 
     def __init__(
-        self, targets: Mapping[int, Target], directions: Directions, sigma: float, offset: Offset | None = None
+        self,
+        targets: Mapping[int, Target],
+        directions: Directions,
+        sigma: float,
+        offset: Offset | None = None,
+        *,
+        number: int = 0,
     ) -> None:
         self.directions = directions
+        self._number = number
         self._sigma = sigma
         self._targets = targets
         self._offset = offset
+
+    def number(self, target: Target) -> int:
+        """Of the direction that a target is moved along."""
+        return 0 if target.shared else self._number
 
     def sigma(self, target: Target) -> float:
         return self._sigma * target.scale
@@ -86,7 +96,7 @@ class SharedView:
         target = self.target(tensor)
         if target is None or tensor is None:
             return tensor
-        direction = self.directions.dense(target, 0, target.parameter.dtype)
+        direction = self.directions.dense(target, self.number(target), target.parameter.dtype)
         return torch.add(self.centre(tensor).detach(), direction, alpha=self.sigma(target))
 
     def centre(self, weight: Tensor) -> Tensor:
@@ -117,7 +127,8 @@ class SharedView:
         return own
 
     def factors(self, target: Target, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        left, right = self.directions.factors(target, dtype, of=_FIRST)
+        number = self.number(target)
+        left, right = self.directions.factors(target, dtype, of=slice(number, number + 1))
         assert right is not None, "only matrices have factors"
         return left, right
 
@@ -138,8 +149,9 @@ class SharedView:
         if target is None:
             return y
         y = self.add_offset_rows(y, ids, table)
-        left = self.directions.left_at(target, ids, 0, y.dtype)
-        right = self.directions.right(target, y.dtype, of=_FIRST)
+        number = self.number(target)
+        left = self.directions.left_at(target, ids, number, y.dtype)
+        right = self.directions.right(target, y.dtype, of=slice(number, number + 1))
         return y.view(-1, y.shape[-1]).addr_(left.flatten(), right[0], alpha=self.sigma(target)).view(y.shape)
 
     def substitute(self, value: Any) -> Any:

@@ -15,7 +15,12 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 from featherlight import optim
 from featherlight.objective import BatchObjective
 from featherlight.optim import (
+    AGZO,
     FZOO,
+    LOZO,
+    Cone,
+    ConMeZO,
+    LazySubspace,
     MeZO,
     MeZOSVRG,
     OneSided,
@@ -92,6 +97,30 @@ TABLE: dict[str, Row] = {
         normalize=SpreadNormalized(decay=0.9),
         weight_decay=1e-3,
     ),
+    "LOZO": of_ours(LOZO, lr=0.01, subspace=LazySubspace(rank=2, period=3), sigma=1e-2),
+    "LOZO with momentum": of_ours(
+        LOZO,
+        lr=0.02,
+        subspace=LazySubspace(rank=2, period=5, beta=0.8),
+        sigma=1e-2,
+        normalize=SpreadNormalized(decay=0.9),
+        weight_decay=1e-3,
+    ),
+    "LOZO with momentum, by example": of_ours(
+        LOZO, lr=0.04, subspace=LazySubspace(rank=1, period=3, beta=0.8), sigma=1e-2, directions=RankOneSigns(None)
+    ),
+    "ConMeZO": of_ours(ConMeZO, lr=0.01, cone=Cone(window=3), sigma=1e-2),
+    "ConMeZO by example, normalized": of_ours(
+        ConMeZO,
+        lr=0.02,
+        cone=Cone(angle=1.2, beta=0.8, window=6),
+        sigma=1e-2,
+        directions=RankOneSigns(None),
+        normalize=SpreadNormalized(decay=0.9),
+        weight_decay=1e-3,
+    ),
+    "AGZO": of_ours(AGZO, lr=0.01, sigma=1e-2),
+    "AGZO normalized": of_ours(AGZO, lr=0.02, sigma=1e-2, normalize=SpreadNormalized(decay=0.9), weight_decay=1e-3),
 }
 every_row = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 with_groups = {name: row for name, row in TABLE.items() if row.groups}

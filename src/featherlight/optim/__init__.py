@@ -1,11 +1,16 @@
 """Optimizers. All are torch optimizers and take one step by `loss = optimizer.step(objective)`."""
 
 from featherlight.optim.zeroth_order import (
+    AGZO,
     FZOO,
+    LOZO,
     SPSA,
     Central,
     CentredRanks,
+    Cone,
+    ConMeZO,
     Gaussian,
+    LazySubspace,
     MeZO,
     MeZOSVRG,
     OneSided,
@@ -19,11 +24,16 @@ from featherlight.optim.zeroth_order import (
 )
 
 __all__ = [
+    "AGZO",
     "FZOO",
+    "LOZO",
     "SPSA",
     "Central",
     "CentredRanks",
+    "ConMeZO",
+    "Cone",
     "Gaussian",
+    "LazySubspace",
     "MeZO",
     "MeZOSVRG",
     "OneSided",

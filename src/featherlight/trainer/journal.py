@@ -78,7 +78,13 @@ class JournalContents:
                 )
             targets.append(
                 Target(
-                    name=name, parameter=own[name], index=entry["index"], group=entry["group"], shared=entry["shared"]
+                    name=name,
+                    parameter=own[name],
+                    index=entry["index"],
+                    group=entry["group"],
+                    shared=entry["shared"],
+                    right_period=entry.get("right_period", 1),
+                    beta=entry.get("beta", 0.0),
                 )
             )
         return targets
@@ -225,6 +231,8 @@ def _describe(target: Target) -> dict[str, Any]:
         "index": target.index,
         "group": target.group,
         "shared": target.shared,
+        "right_period": target.right_period,
+        "beta": target.beta,
         "shape": list(target.parameter.shape),
         "dtype": str(target.parameter.dtype),
     }

@@ -3,6 +3,7 @@
 Legend of shapes: K directions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,3 +59,21 @@ class Addend:
         rate = self.rates[target.group] if integers.any() else 0.0
         of = slice(self.first, self.first + len(integers))
         return Term(self.directions, of, integers.to(target.parameter.device, dtype), rate)
+
+
+def inner_product(targets: Sequence[Target], one: Addend, other: Addend) -> int:
+    """That of two sums over directions, whatever their rates: a whole number, and exact.
+
+    Cost: the draws of both; no product is as large as a weight.
+    """
+    total = 0
+    for target in targets:
+        terms = [addend.term(target) for addend in (one, other)]
+        (left, right), (left_other, right_other) = (term.factors(target) for term in terms)
+        products = left.double() @ left_other.double().T
+        if right is not None and right_other is not None:
+            products *= right.double() @ right_other.double().T
+        coefficients, coefficients_other = (term.coefficients.long() for term in terms)
+        rows = (products.long() * coefficients_other).sum(1)
+        total += sum(a * b for a, b in zip(coefficients.tolist(), rows.tolist(), strict=True))
+    return total

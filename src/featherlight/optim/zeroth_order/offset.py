@@ -4,6 +4,8 @@ Legend of shapes: J directions of all terms together, R rows, C columns.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -20,13 +22,22 @@ class Offset:
 
     Args:
         addends: the changes, each of all targets.
+        along: changes per unit of sigma, by which the direction of the evaluation is more than what it is drawn as.
 
     Memory: signs as packed bits; of one weight at a time its factors or, where the terms are many, a changed copy.
     """
 
-    def __init__(self, addends: Sequence[Addend]) -> None:
+    def __init__(self, addends: Sequence[Addend], along: Sequence[Addend] = ()) -> None:
         self.addends = addends
+        self.along = along
         self._rank = sum(len(addend.coefficients) for addend in addends)
+
+    def at(self, sigma: float) -> Self:
+        """The point around which the drawn direction is taken `sigma` times, `along` and all."""
+        if not self.along:
+            return self
+        moved = [replace(addend, rates=tuple(rate * sigma for rate in addend.rates)) for addend in self.along]
+        return type(self)([*self.addends, *moved])
 
     def is_cheaper_beside(self, target: Target) -> bool:
         """Whether a product with the terms costs less than an eighth of one with the weight.

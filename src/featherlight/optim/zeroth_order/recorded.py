@@ -71,7 +71,7 @@ class RecordedOptimizer(Optimizer, ABC):
         self.meter = meter if meter is not None else Meter()
         self.steps_done = 0
         self.earlier: dict[int, StepRecord] = {}
-        self.targets = targets_of(model, self.param_groups)
+        self.targets = self._make_targets()
 
     @abstractmethod
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
@@ -80,6 +80,10 @@ class RecordedOptimizer(Optimizer, ABC):
     @abstractmethod
     def _record(self, measured: Slopes) -> StepRecord:
         """What the step subtracts."""
+
+    def _make_targets(self) -> list[Target]:
+        """The trained parameters, as the method moves them."""
+        return targets_of(self.model, self.param_groups)
 
     def _remember(self, record: StepRecord) -> None:
         """Carries on what the method keeps of its past, when a step is taken and when one is replayed."""
@@ -117,8 +121,14 @@ class RecordedOptimizer(Optimizer, ABC):
         """Applies recorded steps, and ends in the state that the run was in behind them.
 
         Raises:
-            ValueError: they do not start at this optimizer's step or have other parameter groups.
+            ValueError: they do not start at this optimizer's step or have other parameter groups, or the method cannot be
+                replayed at all.
         """
+        if not self.replayable:
+            raise ValueError(
+                f"the directions of {type(self).__name__} depend on the data, so records alone do not repeat its steps. "
+                "Resume from a save."
+            )
         earlier = dict(self.earlier)
         for record in records:
             self._count_step(record)
@@ -186,12 +196,12 @@ class RecordedOptimizer(Optimizer, ABC):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done = own["seed"], own["steps_done"]
         self.earlier = {values["step"]: StepRecord.from_dict(values) for values in own["earlier"]}
-        self._take_state(own)
         self.keep_targets(own["targets"], own["shared"])
+        self._take_state(own)
 
     def keep_targets(self, kept: Collection[int], shared: Collection[int]) -> None:
         """Takes over from an earlier part of the run which targets (by index) are trained, and which share directions."""
-        targets = {target.index: target for target in targets_of(self.model, self.param_groups)}
+        targets = {target.index: target for target in self._make_targets()}
         if missing := set(kept) - set(targets):
             raise ValueError(
                 f"the run trained parameters that this optimizer does not have (numbers {sorted(missing)[:4]}), so it cannot "

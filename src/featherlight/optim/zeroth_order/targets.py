@@ -7,7 +7,7 @@ one, `left right^T`; any other is a vector of R elements with a sign for each, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,10 @@ class Target:
         scale: how much further it is moved than others, in evaluations and in updates.
         is_table: whether it belongs to an embedding, of which a batch touches few rows.
         shared: whether all examples of a batch share its direction even where others carry one each.
+        right_period: steps for which a matrix keeps its right factors, counted from step 0; 1 draws them anew each step.
+        beta: what is left of its momentum from one step to the next; 0 is none.
+        trail: momentum's left factors, (K, R), or (1, R) of a vector; None until a step with momentum is applied. Only
+            updates write to it.
         rows: R of a matrix, or the number of elements of a vector.
         columns: C of a matrix, or 0 of a vector.
     """
@@ -40,6 +44,9 @@ class Target:
     scale: float = 1.0
     is_table: bool = False
     shared: bool = False
+    right_period: int = 1
+    beta: float = 0.0
+    trail: Tensor | None = field(default=None, init=False, repr=False)
     rows: int = field(init=False)
     columns: int = field(init=False)
 
@@ -89,9 +96,13 @@ class Directions:
         self._numbers = torch.arange(num_steps * count, device=self.device)
         self._where: dict[tuple[int, str], tuple[SignBits, int]] = {}
         self.num_words = 0
-        left = {(t.index, "left"): t.left_segment for t in targets if not t.is_table}
-        right = {(t.index, "right"): t.right_segment for t in targets if t.columns}
-        self._draw(left | right)
+        self._given: dict[tuple[int, str], Tensor] = {}
+        segments = {1: {(t.index, "left"): t.left_segment for t in targets if not t.is_table}}
+        for target in targets:
+            if target.columns:
+                segments.setdefault(target.right_period, {})[target.index, "right"] = target.right_segment
+        for period, some in segments.items():
+            self._draw(some, period)
 
     def factors(
         self,
@@ -111,17 +122,22 @@ class Directions:
             first_row: of the left factor.
             num_rows: of the left factor; None gives all that follow `first_row`.
         """
+        count = target.rows - first_row if num_rows is None else num_rows
+        right = self.right(target, dtype, of=of) if target.columns else None
+        if (target.index, "left") in self._given:
+            left = self._given[target.index, "left"][of, first_row : first_row + count]
+            return Factors(left.to(dtype), right)
         if (target.index, "left") not in self._where:
             self._draw({(target.index, "left"): target.left_segment})
         bits, which = self._where[target.index, "left"]
-        count = target.rows - first_row if num_rows is None else num_rows
-        left = bits.signs(which, first_row, count, dtype, rows=of)
-        return Factors(left, self.right(target, dtype, of=of) if target.columns else None)
+        return Factors(bits.signs(which, first_row, count, dtype, rows=of), right)
 
     def right(
         self, target: Target, dtype: torch.dtype, *, of: Int[Tensor, "k"] | slice = slice(None)
     ) -> Float[Tensor, "k C"]:
         """The right factor alone."""
+        if (target.index, "right") in self._given:
+            return self._given[target.index, "right"][of].to(dtype)
         bits, which = self._where[target.index, "right"]
         return bits.signs(which, 0, target.columns, dtype, rows=of)
 
@@ -140,8 +156,15 @@ class Directions:
             return left.reshape(target.parameter.shape)
         return (left.T @ right).reshape(target.parameter.shape)
 
-    def _draw(self, segments: dict[tuple[int, str], Segment]) -> None:
+    def give(self, target: Target, side: Literal["left", "right"], factor: Float[Tensor, "K N"]) -> None:
+        """Takes a factor of a target from outside, in the place of the drawn one."""
+        self._given[target.index, side] = factor
+
+    def _draw(self, segments: dict[tuple[int, str], Segment], period: int = 1) -> None:
+        if not segments:
+            return
         numbers, steps_on = self._numbers % self.count, self._numbers // self.count
+        steps_on = steps_on - (self._stream.step + steps_on) % period
         bits = SignBits(self._stream, list(segments.values()), numbers, steps_on=steps_on)
         self.num_words += bits.num_words
         self._where |= {key: (bits, which) for which, key in enumerate(segments)}

@@ -20,6 +20,7 @@ from torch import Tensor
 from featherlight.functional import SignStream, random_words
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order.addend import Addend, Term
+from featherlight.optim.zeroth_order.momentum import Momentum
 from featherlight.optim.zeroth_order.targets import Directions, Factors, Target
 
 COEFFICIENT_LIMIT = 4095
@@ -49,7 +50,7 @@ class StepRecord:
         step: number of the step, from 0.
         seed: 64-bit key of the generator.
         scale: what one unit of a coefficient is worth in estimated slope (loss per unit of sigma), float32.
-        rates: per parameter group, the float32 factor of the integer sum.
+        rates: per parameter group, the float32 factor of the integer sum; of targets with momentum, that of the momentum.
         decays: per parameter group, the float32 factor the weights are multiplied by first; 1 is no decay.
         coefficients: (K,) int64, each at most 4095 in magnitude.
         echoes: what is applied besides of earlier steps, in this order.
@@ -87,7 +88,7 @@ def apply_update(
     """Applies a recorded step to the weights, in place.
 
     Args:
-        targets: the trained parameters.
+        targets: the trained parameters; those with momentum hold it, so they must be the same objects for all steps.
         record: the step.
         meter: counts the weight passes and random words.
         directions: those of this step if they are drawn already.
@@ -110,7 +111,7 @@ def apply_updates(
     Steps are taken in runs, and a slice of the weights goes through a whole run while it is in the cache.
 
     Args:
-        targets: the trained parameters.
+        targets: the trained parameters, as for `apply_update`.
         records: consecutive steps.
         meter: counts the weight passes and random words.
         earlier: by number, the steps before the first that a record echoes.
@@ -185,6 +186,7 @@ def _update_target(
     steps = [
         (record, [addend.term(target) for addend in addends]) for record, addends in zip(run, changes, strict=True)
     ]
+    momentum = Momentum(target, steps[0][1][0], meter) if target.beta else None
     weight = target.parameter.detach().reshape(target.rows, -1)
     widest = max(len(run) * directions.count, *(len(term.coefficients) for _, terms in steps for term in terms))
     rows_at_once = max(1, _ELEMENTS_AT_ONCE // max(weight.shape[1], widest))
@@ -193,14 +195,19 @@ def _update_target(
         dtype = steps[0][1][0].coefficients.dtype
         drawn = directions.factors(target, dtype, first_row=first, num_rows=len(rows))
         for record, (own, *echoes) in steps:
+            stream = SignStream(seed=record.seed, step=record.step)
             exact = rows if rows.dtype == dtype else rows.to(dtype)
             if (decay := record.decays[target.group]) != 1.0:
                 exact.mul_(decay)
-            _subtract_(exact, Factors(drawn.left[own.of], None if drawn.right is None else drawn.right[own.of]), own)
+            factors = Factors(drawn.left[own.of], None if drawn.right is None else drawn.right[own.of])
+            if momentum is None:
+                _subtract_(exact, factors, own)
+            else:
+                rate = record.rates[target.group]
+                momentum.subtract_(exact, factors, own, first=first, stream=stream, scale=record.scale, rate=rate)
             for term in echoes:
                 _subtract_(exact, term.factors(target, first_row=first, num_rows=len(rows)), term)
             if exact is not rows:
-                stream = SignStream(seed=record.seed, step=record.step)
                 meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
     if not target.parameter.is_contiguous():
         target.parameter.copy_(weight.view_as(target.parameter))

@@ -80,7 +80,7 @@ class SharedView:
         self._number = number
         self._sigma = sigma
         self._targets = targets
-        self._offset = offset
+        self._offset = None if offset is None else offset.at(sigma)
 
     def number(self, target: Target) -> int:
         """Of the direction that a target is moved along."""

@@ -66,6 +66,9 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     trainable: Annotated[str | None, typer.Option(help="default, all, last:N, or a regular expression.")] = None,
     lora: Annotated[int | None, typer.Option(help="Rank of LoRA adapters (needs peft).")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="float, or int8 or int4 to hold linear weights in 8 or 4 bits (zo or --lora).")
+    ] = None,
     head_start: Annotated[
         bool | None, typer.Option("--head-start/--no-head-start", help="Fit the head in closed form first.")
     ] = None,
@@ -85,7 +88,7 @@ def finetune(
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
         "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "trainable": trainable,
-        "lora": lora, "head_start": head_start, "allow_truncation": allow_truncation or None,
+        "lora": lora, "base": base, "head_start": head_start, "allow_truncation": allow_truncation or None,
         "device": device,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}

@@ -1,23 +1,32 @@
-"""Pure tensor functions: the counter-based random bits that every direction is made of."""
+"""Pure tensor functions: counter-based random bits, and matrices kept as small whole numbers."""
 
+from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
+from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
 from featherlight.functional.signs import (
     SIGNS_PER_BLOCK,
     Segment,
     SignBits,
     SignStream,
+    pack_signs,
     random_signs,
     random_words,
     signs_at,
+    unpack_signs,
 )
 
 __all__ = [
     "SIGNS_PER_BLOCK",
+    "IntegerGrid",
+    "LowRankChange",
+    "QuantizedTensor",
     "Segment",
     "SignBits",
     "SignStream",
+    "pack_signs",
     "philox_4x32",
     "random_signs",
     "random_words",
     "signs_at",
+    "unpack_signs",
 ]

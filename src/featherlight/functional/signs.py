@@ -202,6 +202,19 @@ def random_words(count: int, *, stream: SignStream, parameter: int, start: int, 
     return drawn[start - 4 * first :][:count]
 
 
+def pack_signs(signs: Float[Tensor, "K N"]) -> Int[Tensor, "K O"]:
+    """Signs as bits, eight a byte, (K, ceil(N / 8)) uint8."""
+    padded = torch.nn.functional.pad((signs < 0).to(torch.uint8), (0, -signs.shape[1] % 8))
+    places = torch.arange(8, device=signs.device, dtype=torch.uint8)
+    return (padded.view(len(signs), padded.shape[1] // 8, 8) << places).sum(-1, dtype=torch.uint8)
+
+
+def unpack_signs(octets: Int[Tensor, "K O"], count: int, dtype: torch.dtype) -> Float[Tensor, "K N"]:
+    """The first `count` signs of each row that `pack_signs` made."""
+    signs = _sign_table(dtype, octets.device).index_select(0, octets.flatten().to(torch.int32))
+    return signs.view(len(octets), 8 * octets.shape[1])[:, :count]
+
+
 def _to_int32(words: Tensor) -> Tensor:
     return (words ^ (1 << 31)).sub_(1 << 31).to(torch.int32)
 

@@ -129,7 +129,7 @@ class Counters:
     example_forwards: NonNegativeInt = 0
     backward_passes: NonNegativeInt = 0
     tokens: NonNegativeInt = 0
-    weight_passes: NonNegativeInt = 0
+    weight_passes: NonNegativeFloat = 0
     random_words: NonNegativeInt = 0
     bytes_written: NonNegativeInt = 0
     steps: NonNegativeInt

@@ -246,7 +246,7 @@ def _counted_rows(counters: Counters) -> list[Quantity]:
         _counted("Example-forwards", counters.example_forwards, "examples sent forward through the model"),
         _counted("Backward passes", counters.backward_passes, "gradients by backpropagation"),
         _counted("Tokens", counters.tokens, "tokens sent forward through the model"),
-        _counted("Weight passes", counters.weight_passes, "times all the trained weights were gone through"),
+        _counted("Weight passes", round(counters.weight_passes), "times all the trained weights were gone through"),
         _counted("Random words", counters.random_words, "words drawn from the random generator"),
         _sized("Bytes written", counters.bytes_written, "to weights, journal and saves"),
     ]

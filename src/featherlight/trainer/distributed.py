@@ -23,6 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
+from featherlight.functional import QuantizedTensor
 from featherlight.objective import NonFiniteLossError, Objective, ShareableObjective, Team
 from featherlight.optim import MeZO, RecordedOptimizer
 from featherlight.trainer.experiment import Experiment
@@ -131,12 +132,18 @@ class World:
         """Looks whether the processes can share a run before it leaves a trace.
 
         Raises:
-            ValueError: the method is forward-only, two processes are on one device, or they start from other weights.
+            ValueError: the method is forward-only, weights are quantized, two processes are on one device, or they start
+                from other weights.
         """
         if self.size == 1:
             return
         if experiment.replay is not None:
             raise _forward_only(experiment.method)
+        if any(isinstance(parameter, QuantizedTensor) for parameter in experiment.model.parameters()):
+            raise ValueError(
+                f"{self.size} processes cannot share a model whose weights are held in 8 or 4 bits, since they are sent around "
+                "as floats. Train in one process, without torchrun, or leave `base` float."
+            )
         self._check_device(experiment.device)
         self._check_weights(experiment.model)
 

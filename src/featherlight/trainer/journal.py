@@ -20,7 +20,7 @@ import os
 import shutil
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from featherlight.functional import QuantizedTensor
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order import Echo, StepRecord, Target
 from featherlight.trainer.files import write_atomically
@@ -216,13 +217,22 @@ def read_journal(path: Path) -> JournalContents:
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
+    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names; quantized ones as floats."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for part in _parts(tensor):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor, or blocks of the floats that a quantized one stands for."""
+    if isinstance(tensor, QuantizedTensor):
+        yield from (tensor.exact_rows(first, count) for first, count in tensor.blocks())
+    else:
+        yield tensor
 
 
 def _describe(target: Target) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from featherlight.functional import QuantizedTensor
 from featherlight.meter import allocation_peak, saved_for_backward_bytes
 from featherlight.objective import BatchObjective, Objective
 from featherlight.trainer.parallel import own_bytes
@@ -34,7 +35,7 @@ def measure_memory(model: nn.Module, objective: Objective) -> MemoryUse:
     moments of AdamW take three times the trained weights.
     """
     weights = sum(own_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
-    trained = sum(own_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = next(iter((*model.parameters(), *model.buffers()))).device
     training = model.training
     model.eval()
@@ -49,6 +50,13 @@ def measure_memory(model: nn.Module, objective: Objective) -> MemoryUse:
         few = objective.narrow(_PROBED_EXAMPLES)
         saved = saved_for_backward_bytes(lambda: few.loss(model, few.batch))
         scaled = saved * (objective.micro_batch or objective.num_examples) // few.num_examples
-        found = replace(found, adamw_estimate=weights + 3 * trained + scaled)
+        found = replace(found, adamw_estimate=weights + sum(map(_more_with_adamw, trained)) + scaled)
     model.train(training)
     return found
+
+
+def _more_with_adamw(parameter: nn.Parameter) -> int:
+    """Bytes that AdamW needs besides: gradient and moments, and floats instead of what is quantized."""
+    if isinstance(parameter, QuantizedTensor):
+        return 4 * parameter.numel() * parameter.element_size() - own_bytes(parameter)
+    return 3 * own_bytes(parameter)

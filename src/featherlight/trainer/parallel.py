@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from featherlight.functional import QuantizedTensor
 from featherlight.objective import Batch, NonFiniteLossError, PerExampleLoss, Team
 
 
@@ -185,6 +186,8 @@ def spread_like(target: Tensor, tensor: Tensor) -> Tensor:
 
 def own_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor takes in this process, of its part where it is spread over several."""
+    if isinstance(tensor, QuantizedTensor):
+        return tensor.num_bytes
     if type(tensor) not in (Tensor, nn.Parameter):
         from torch.distributed.tensor import DTensor
 

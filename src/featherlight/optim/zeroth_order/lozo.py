@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from featherlight.functional import SignStream
+from featherlight.functional import QuantizedTensor, SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.addend import Addend
@@ -111,6 +111,11 @@ class LOZO(RecordedOptimizer):
     def _make_targets(self) -> list[Target]:
         targets = super()._make_targets()
         for target in targets:
+            if self.subspace.beta and isinstance(target.parameter, QuantizedTensor):
+                raise ValueError(
+                    f"`{target.name}` is held in {target.parameter.grid.bits} bits, and momentum is not kept for such a weight. "
+                    "Use LazySubspace(beta=0), or train a float model."
+                )
             target.right_period, target.beta = self.subspace.period, self.subspace.beta
         return targets
 

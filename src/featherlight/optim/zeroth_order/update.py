@@ -4,11 +4,11 @@ Legend of shapes: K directions, R rows, C columns.
 For every trained weight, `W -= rate * (sum_k c_k left_k right_k^T)` with integer `c_k`. The sum is formed in float32,
 where it is exact in any order as long as K * max|c| stays below 2**24; then come one multiplication and one
 subtraction, each rounded once. What a step adds of earlier steps follows in the order of its record, each sum for itself.
-Weights below 32 bits are updated in float32 and rounded stochastically with bits of the same counter-based generator.
+Weights below 32 bits are updated in float32 and rounded stochastically with bits of the same counter-based generator;
+those held as whole numbers are rounded so every so many directions (`held_back.py`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from featherlight.functional import SignStream, random_words
+from featherlight.functional import QuantizedTensor, SignStream
 from featherlight.meter import Meter
-from featherlight.optim.zeroth_order.addend import Addend, Term
+from featherlight.optim.zeroth_order.addend import Addend
+from featherlight.optim.zeroth_order.exact import exact_products, round_stochastically, subtract_
+from featherlight.optim.zeroth_order.held_back import hold_back
 from featherlight.optim.zeroth_order.momentum import Momentum
 from featherlight.optim.zeroth_order.targets import Directions, Factors, Target
 
@@ -151,12 +153,11 @@ def _apply(
     drawn = directions or directions_of(targets, run[0], num_steps=len(run))
     words_before = drawn.num_words if directions is not None else 0
     changes = [_changes(targets, record, drawn, number, earlier) for number, record in enumerate(run)]
-    with torch.no_grad(), _exact_products(drawn.device):
-        for target in targets:
-            _update_target(target, run, changes, drawn, meter)
+    with torch.no_grad(), exact_products(drawn.device):
+        written = sum(_take_through(target, run, changes, drawn, meter) for target in targets)
     echoed = (addend.directions for addends in changes for addend in addends[1:])
     meter.random_words += drawn.num_words - words_before + sum(one.num_words for one in echoed)
-    meter.weight_passes += len(run)
+    meter.weight_passes += written / max(1, sum(target.parameter.numel() for target in targets))
 
 
 def _changes(
@@ -177,6 +178,23 @@ def directions_of(targets: Sequence[Target], record: StepRecord, *, num_steps: i
     """What a recorded step was measured along, and the steps behind it of as many directions."""
     stream = SignStream(seed=record.seed, step=record.step)
     return Directions(targets, stream, len(record.coefficients), num_steps=num_steps)
+
+
+def _take_through(
+    target: Target, run: Sequence[StepRecord], changes: Sequence[Sequence[Addend]], directions: Directions, meter: Meter
+) -> int:
+    """Takes a target through a run; returns how many weights were written, each as often as it was."""
+    if not isinstance(target.parameter, QuantizedTensor):
+        _update_target(target, run, changes, directions, meter)
+        return len(run) * target.parameter.numel()
+    merges = 0
+    for record, addends in zip(run, changes, strict=True):
+        terms = [addend.term(target) for addend in addends]
+        stream = SignStream(seed=record.seed, step=record.step)
+        words = hold_back(target.parameter, target, record.decays[target.group], terms, stream)
+        meter.random_words += words
+        merges += words > 0
+    return merges * target.parameter.numel()
 
 
 def _update_target(
@@ -201,68 +219,17 @@ def _update_target(
                 exact.mul_(decay)
             factors = Factors(drawn.left[own.of], None if drawn.right is None else drawn.right[own.of])
             if momentum is None:
-                _subtract_(exact, factors, own)
+                subtract_(exact, factors, own.coefficients, own.rate)
             else:
                 rate = record.rates[target.group]
                 momentum.subtract_(exact, factors, own, first=first, stream=stream, scale=record.scale, rate=rate)
             for term in echoes:
-                _subtract_(exact, term.factors(target, first_row=first, num_rows=len(rows)), term)
+                factors = term.factors(target, first_row=first, num_rows=len(rows))
+                subtract_(exact, factors, term.coefficients, term.rate)
             if exact is not rows:
-                meter.random_words += _round_stochastically(rows, exact, stream, target, first * weight.shape[1])
+                meter.random_words += round_stochastically(rows, exact, stream, target, first * weight.shape[1])
     if not target.parameter.is_contiguous():
         target.parameter.copy_(weight.view_as(target.parameter))
-
-
-def _subtract_(rows: Float[Tensor, "R C"], factors: Factors, term: Term) -> None:
-    """Subtracts the term from a slice of a weight, in place; the factors are for its rows."""
-    coefficients, rate = term.coefficients, term.rate
-    if rate == 0.0:
-        return
-    weighted_left = factors.left * coefficients[:, None]
-    if factors.right is None:
-        rows.sub_(weighted_left.sum(0)[:, None].mul_(rate))
-    elif len(coefficients) == 1:
-        rows.addr_(weighted_left[0].mul_(rate), factors.right[0], alpha=-1)
-    else:
-        rows.sub_((weighted_left.T @ factors.right).mul_(rate))
-
-
-def _round_stochastically(
-    rows: Tensor, exact: Float[Tensor, "R C"], stream: SignStream, target: Target, start: int
-) -> int:
-    """Writes `exact` to the 16-bit `rows`, up or down with the odds of the distance. Returns the words drawn.
-
-    bfloat16 is the upper half of float32: 16 random bits are added below it and cut off. For float16 the weight is
-    counted in its own last places, of which float32 holds 13 binary digits more, so 13 random bits are added.
-    """
-    first, last = start // 2, (start + exact.numel() + 1) // 2
-    words = random_words(last - first, stream=stream, parameter=target.index, start=first, device=exact.device)
-    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).flatten()[start % 2 :][: exact.numel()]
-    noise = halves.to(torch.int32).view_as(exact)
-    if rows.dtype == torch.bfloat16:
-        bits = (exact.view(torch.int32) + noise) & -65536
-        rows.copy_(bits.view(torch.float32))
-        return len(words)
-    exponent = torch.frexp(exact).exponent.clamp_(min=-13)
-    units = torch.ldexp(exact, 11 - exponent)
-    rounded = torch.floor(units + (noise >> 3).to(exact.dtype) / 8192)
-    rows.copy_(torch.ldexp(rounded, exponent - 11))
-    return len(words)
-
-
-@contextmanager
-def _exact_products(device: torch.device) -> Iterator[None]:
-    """No TF32, bfloat16 or autocast inside float32 products for the length of the block."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def quantize_coefficients(slopes: Float[Tensor, "K"]) -> tuple[Int[Tensor, "K"], float]:

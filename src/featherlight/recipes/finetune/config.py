@@ -78,6 +78,8 @@ class FinetuneConfig:
         evaluations: how often the validation rows are looked at in a run.
         seed: of everything random.
         dtype: of the weights, "auto" for the source's own.
+        base: how the weights of linear layers are held: "float", or "int8" or "int4" for forward-only training or adapters.
+        merge_rank: directions up to which steps are kept beside an int8 or int4 weight before they are rounded into it.
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         optimizer: how the weights are moved.
     """
@@ -103,6 +105,8 @@ class FinetuneConfig:
     evaluations: int = 10
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    base: Literal["float", "int8", "int4"] = "float"
+    merge_rank: int = 128
     device: str = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -120,6 +124,15 @@ class FinetuneConfig:
             raise ValueError(f"`seed` must be in [0, 2**64); got {self.seed}.")
         if self.task == "lm" and (self.metric is not None or self.label is not None):
             raise ValueError("`task` lm predicts the next token, so it takes neither `metric` nor `label`. Drop them.")
+        if self.merge_rank < 0:
+            raise ValueError(
+                f"`merge_rank` must be at least 0 directions (0 rounds every step); got {self.merge_rank}."
+            )
+        if self.base != "float" and self.method != "zo" and self.lora is None:
+            raise ValueError(
+                f"`method` {self.method} writes to the weights it trains, and `base` {self.base} holds them as whole numbers. "
+                "Train adapters (`--lora 8`), use `--method zo`, or leave `--base` float."
+            )
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)
 

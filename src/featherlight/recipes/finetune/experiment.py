@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from featherlight.data import confusion
+from featherlight.functional import QuantizedTensor
 from featherlight.meter import Meter
 from featherlight.nn.models import quiet_loading, save_pretrained
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
@@ -24,6 +25,7 @@ from featherlight.recipes.finetune.trainable import merge_adapters
 from featherlight.report import ConfusionTable, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
+from featherlight.transforms import dequantize
 
 
 def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment:
@@ -128,6 +130,7 @@ class _Finetune:
             "training examples": f"{len(problem.train):,} ({problem.train.num_tokens:,} tokens, longest {longest})",
             "validation examples": f"{len(problem.valid):,}",
             **({"rows cut to the longest input": f"{cut:,}"} if cut else {}),
+            **({} if config.base == "float" else {"base": self._base()}),
             "trained parameters": self._trained(),
             "learning rate": f"{config.optimizer.lr:g}",
         }
@@ -146,6 +149,7 @@ class _Finetune:
         return [Section(title="Confusion", blocks=(table,))]
 
     def write_model(self, path: Path) -> None:
+        dequantize(self.model)
         if self.config.lora is not None:
             merge_adapters(self.model)
         labels = self.problem.labels
@@ -171,6 +175,13 @@ class _Finetune:
         loaded = self.problem.loaded
         of_head = {id(parameter) for parameter in loaded.head.parameters()} if loaded.head is not None else set()
         return {n: p for n, p in self.model.named_parameters() if n in loaded.fresh or id(p) in of_head}
+
+    def _base(self) -> str:
+        held = [p for p in self.model.parameters() if isinstance(p, QuantizedTensor)]
+        taken, floats = sum(p.num_bytes for p in held), sum(p.numel() * p.element_size() for p in held)
+        return (
+            f"{self.config.base}: {len(held)} linear weights in {taken / 1e6:.1f} MB instead of {floats / 1e6:.1f} MB"
+        )
 
     def _trained(self) -> str:
         sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]

@@ -26,8 +26,10 @@ from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.finetune.tasks import Classification, LanguageModel, Regression, Task, TaskLoss
 from featherlight.recipes.finetune.trainable import add_adapters, select_trainable
 from featherlight.trainer import weights_digest
+from featherlight.transforms import quantize_base
 
 _EVALUATION_TOKENS = 8192
+_BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,15 @@ def load_model(config: FinetuneConfig, source: str, num_outputs: int | None) -> 
     generator = torch.Generator().manual_seed(config.seed)
     loaded = load_pretrained(source, num_outputs=num_outputs, generator=generator, dtype=config.dtype)
     loaded.model.eval()
+    if config.base != "float":
+        quantize_base(loaded.model, bits=_BITS[config.base], merge_rank=config.merge_rank, skip=_fresh_layers(loaded))
     return loaded
+
+
+def _fresh_layers(loaded: Pretrained) -> set[str]:
+    """The head, and layers that the model's source does not contain."""
+    names = {name for name, module in loaded.model.named_modules() if module is loaded.head}
+    return names | {name.rpartition(".")[0] for name in loaded.fresh}
 
 
 def base_digest(loaded: Pretrained) -> str:

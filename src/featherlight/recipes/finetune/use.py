@@ -47,6 +47,7 @@ from featherlight.trainer import (
     silent,
     weights_digest,
 )
+from featherlight.transforms import dequantize
 
 _BATCH = 32
 _BLOCK_LENGTH = 256
@@ -275,6 +276,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     records = contents.records[:steps]
     apply_updates(targets, track(records, "replaying", len(records)), meter=Meter())
     digest = weights_digest(dict(loaded.model.named_parameters()))
+    dequantize(loaded.model)
     if config.lora is not None:
         merge_adapters(loaded.model)
     names = contents.header["labels"]

@@ -15,28 +15,39 @@ from featherlight.data.text import TextRows, guess_text_columns, load_text, read
 
 if TYPE_CHECKING:
     from featherlight.data.encoded import EncodedText, encode_text, lm_blocks
-    from featherlight.data.images import ImageSet, load_digits
+    from featherlight.data.image_files import load_folder, load_npz
+    from featherlight.data.image_sets import IMAGE_SETS, load_cifar10, load_images, load_mnist
+    from featherlight.data.images import ImageSet, ImageSplits, load_digits
     from featherlight.data.labels import Labels
     from featherlight.data.metrics import METRICS, confusion, metric
     from featherlight.data.splits import split_rows
 
 _NEEDS_TORCH = {
+    "IMAGE_SETS": "image_sets",
     "METRICS": "metrics",
     "EncodedText": "encoded",
     "ImageSet": "images",
+    "ImageSplits": "images",
     "Labels": "labels",
     "confusion": "metrics",
     "encode_text": "encoded",
     "lm_blocks": "encoded",
+    "load_cifar10": "image_sets",
     "load_digits": "images",
+    "load_folder": "image_files",
+    "load_images": "image_sets",
+    "load_mnist": "image_sets",
+    "load_npz": "image_files",
     "metric": "metrics",
     "split_rows": "splits",
 }
 
 __all__ = [
+    "IMAGE_SETS",
     "METRICS",
     "EncodedText",
     "ImageSet",
+    "ImageSplits",
     "IndexPermutation",
     "Labels",
     "Table",
@@ -46,7 +57,12 @@ __all__ = [
     "guess_text_columns",
     "iter_rows",
     "lm_blocks",
+    "load_cifar10",
     "load_digits",
+    "load_folder",
+    "load_images",
+    "load_mnist",
+    "load_npz",
     "load_text",
     "metric",
     "read_plain_text",

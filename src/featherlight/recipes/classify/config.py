@@ -1,39 +1,16 @@
 """The config of an image classifier. It imports no torch, so that listing recipes is quick."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from featherlight.recipes.config import from_mapping, split_toml
+from featherlight.recipes.optimizer_config import OptimizerConfig
 
 if TYPE_CHECKING:
     from featherlight.trainer import Experiment, Workspace
 
-
-@dataclass(frozen=True, kw_only=True)
-class AdamWConfig:
-    """AdamW and its schedule.
-
-    Args:
-        lr: learning rate.
-        weight_decay: decoupled.
-        schedule: "constant", "linear" or "cosine", to zero over the budget.
-        clip: largest norm of the gradient; None does not clip.
-    """
-
-    lr: float = 3e-3
-    weight_decay: float = 0.01
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"`optimizer.{name}` must be a finite positive number; got {value}.")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(
-                f"`optimizer.weight_decay` must be a finite number of at least 0; got {self.weight_decay}."
-            )
+RECIPE = "classify/digits"
+"""The recipe that a config without one is taken to be a variant of; they share their keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,31 +18,52 @@ class ClassifyConfig:
     """One image classifier.
 
     Args:
-        data: "digits", the 8x8 digits of scikit-learn.
-        channels: of the convolutions, each at half the size of the one before.
+        data: "digits", the 8x8 digits of scikit-learn; "mnist" or "cifar10"; the path of a NumPy archive (.npz) or of a folder.
+        classes: the only ones that are learned; empty learns all.
+        valid_fraction: share of the training images that is split off where the data have no validation images.
+        initial: directory of a run, or of its model, whose network is taken over, with a fresh head if the classes differ;
+            None starts from random weights.
+        channels: of the convolutions, each at half the size of the one before; `initial` brings its own, as it does the
+            two that follow.
+        norm_groups: groups of channels that are normalized together, in each image by itself; None normalizes over the
+            batch.
+        pool: whether sizes are halved by max pooling; else by the convolutions themselves, which is quicker.
         dropout: share of features that is dropped before the last layer.
+        method: "adamw", "zo" or "mezo".
+        trainable: "all", "last:N" (convolutions, and the head), or a regular expression of parameter names, such as "head".
+        head_start: whether the head is first fitted in closed form to the features of the network as it starts.
         epochs: passes over the training images.
+        steps: budget in steps, which takes the place of `epochs`; None counts by epochs.
         batch: images a step.
         micro_batch: images a forward pass; None runs the batch at once.
         evaluations: how often the validation images are looked at in a run.
-        seed: of weights, order and dropout.
+        seed: of weights, order, directions and dropout.
         device: "auto", "cpu", "cuda" or "mps".
         optimizer: how the weights are moved.
     """
 
-    data: Literal["digits"] = "digits"
+    data: str = "digits"
+    classes: tuple[str, ...] = ()
+    valid_fraction: float = 0.2
+    initial: str | None = None
     channels: tuple[int, ...] = (32, 64)
+    norm_groups: int | None = None
+    pool: bool = True
     dropout: float = 0.2
+    method: Literal["adamw", "zo", "mezo"] = "adamw"
+    trainable: str = "all"
+    head_start: bool = False
     epochs: int = 20
+    steps: int | None = None
     batch: int = 64
     micro_batch: int | None = None
     evaluations: int = 10
     seed: int = 0
     device: str = "auto"
-    optimizer: AdamWConfig = field(default_factory=AdamWConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "micro_batch", "evaluations"):
+        for name in ("epochs", "steps", "batch", "micro_batch", "evaluations", "norm_groups"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {value}.")
@@ -73,11 +71,25 @@ class ClassifyConfig:
             raise ValueError(f"`channels` must be one or more positive numbers; got {list(self.channels)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
+        if not 0 < self.valid_fraction < 1:
+            raise ValueError(f"`valid_fraction` must lie between 0 and 1; got {self.valid_fraction}.")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"`seed` must be in [0, 2**63); got {self.seed}.")
 
-    def experiment(self, workspace: Workspace) -> Experiment:
+    def experiment(self, workspace: "Workspace") -> "Experiment":
         """Loads the images and builds the network."""
         from featherlight.recipes.classify.experiment import build_experiment
 
-        return build_experiment(self)
+        return build_experiment(self, workspace)
+
+
+def config_from_text(text: str, *, source: str) -> ClassifyConfig:
+    """The config of an image classifier from TOML, such as the one in a journal.
+
+    Raises:
+        ValueError: the text is damaged, or is of a run of something else.
+    """
+    recipe, values = split_toml(text, source=source)
+    if "channels" not in values:
+        raise ValueError(f"{source} is of a run of {recipe or 'something else'}, which is no image classifier.")
+    return from_mapping(ClassifyConfig, values, source=source)

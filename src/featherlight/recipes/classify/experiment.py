@@ -1,95 +1,144 @@
 """An image classifier, ready to run: images, network, loss, and what the report shows of it.
 
-Legend of shapes: B images, C classes.
+Legend of shapes: B images, C classes, D features.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from featherlight.data import ImageSet, IndexPermutation, confusion, load_digits, split_rows
+from featherlight.data import ImageSet, IndexPermutation, confusion, load_images
 from featherlight.meter import Meter
-from featherlight.nn.models import SmallConvNet, default_device
-from featherlight.objective import BatchObjective, ClipGradient, Objective, finite, seeded_random
+from featherlight.nn.models import default_device
+from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
 from featherlight.optim.zeroth_order import Journal
-from featherlight.recipes.classify.config import ClassifyConfig
+from featherlight.recipes.classify.config import RECIPE, ClassifyConfig
+from featherlight.recipes.classify.network import (
+    Network,
+    base_digest,
+    build_network,
+    head_parameters,
+    write_network,
+)
+from featherlight.recipes.closed_form_head import MAX_ROWS, fit_in_place, without_head
+from featherlight.recipes.config import to_toml
+from featherlight.recipes.methods import METHODS, Setup
 from featherlight.report import ConfusionTable, Images, Section
-from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage
+from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
-_EVALUATION_BATCH = 512
-_VALID_FRACTION = 0.2
+LEARNING_RATES = {"adamw": 3e-3, "zo": 3e-3, "mezo": 1e-3}
+"""Of each method where the config has none."""
+
+_EVALUATION_BATCH = 256
 _MOST_MISTAKES = 24
 
 
-def build_experiment(config: ClassifyConfig) -> Experiment:
-    """Loads the images and builds the network."""
-    images = load_digits()
-    parts = split_rows(images.labels, valid_fraction=_VALID_FRACTION, seed=0, stratify=True)
+def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment:
+    """Loads the images and builds the network.
+
+    Raises:
+        ValueError: bad data or choices.
+    """
+    workspace.display.say(f"loading {config.data}")
+    splits = load_images(config.data)
+    splits = (splits.only(config.classes) if config.classes else splits).with_valid(config.valid_fraction)
+    assert splits.valid is not None, "with_valid has seen to it"
+    network = build_network(config, splits.train)
+    resolved = _resolved(config, network)
+    method = METHODS[config.method]
+    origin = {"base": base_digest(network), "data": splits.train.digest()}
     device = default_device(config.device)
-    train, valid = (images.take(part).to(device) for part in parts)
-    with seeded_random(config.seed, torch.device("cpu")):
-        model = SmallConvNet(
-            in_channels=images.images.shape[1],
-            num_classes=len(images.classes),
-            channels=config.channels,
-            dropout=config.dropout,
-        ).to(device)
-    steps = config.epochs * math.ceil(len(train.labels) / config.batch)
-    classifier = _Classifier(config, model, train, valid)
+    network.model.to(device)
+    parts = [part if part is None else part.to(device) for part in (splits.train, splits.valid, splits.test)]
+    classifier = _Classifier(resolved, network, *parts, workspace.display)
+    steps = config.steps or config.epochs * math.ceil(len(splits.train) / config.batch)
     return Experiment(
-        model=model,
+        model=network.model,
         stages=[
             Stage(
                 optimizer=classifier.optimizer,
                 objective=classifier.objective,
                 budget=Budget(steps=steps),
                 schedule=SCHEDULES[config.optimizer.schedule],
+                training=method.dropout,
+                begin=classifier.head_start,
             )
         ],
         evaluate=classifier.evaluate,
-        title=f"a small convolutional network on {config.data}",
-        method="adamw",
+        title=f"{config.method} on {Path(config.data).name}",
+        method=config.method,
         evaluations=config.evaluations,
-        facts={
-            "data": config.data,
-            "training images": f"{len(train.labels):,}",
-            "validation images": f"{len(valid.labels):,}",
-            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        },
+        facts=classifier.facts(),
         write_model=classifier.write_model,
         sections=classifier.sections,
+        replay=classifier.replay(origin) if method.replayable else None,
+        origin=origin,
+        config=resolved,
+    )
+
+
+def _resolved(config: ClassifyConfig, network: Network) -> ClassifyConfig:
+    """The config with every choice made."""
+    lr = config.optimizer.lr if config.optimizer.lr is not None else LEARNING_RATES[config.method]
+    settings = network.model.settings
+    return replace(
+        config,
+        channels=tuple(settings["channels"]),
+        norm_groups=settings["norm_groups"],
+        pool=settings["pool"],
+        optimizer=replace(config.optimizer, lr=lr),
     )
 
 
 class _Classifier:
     """Network and images, and what the run procedure asks of them."""
 
-    def __init__(self, config: ClassifyConfig, model: SmallConvNet, train: ImageSet, valid: ImageSet) -> None:
+    def __init__(
+        self,
+        config: ClassifyConfig,
+        network: Network,
+        train: ImageSet,
+        valid: ImageSet,
+        test: ImageSet | None,
+        display: Display,
+    ) -> None:
         self.config = config
-        self.model = model
+        self.network = network
+        self.model = network.model
         self.train = train
         self.valid = valid
-        self.logits = torch.zeros(0)
-        self._sampler = IndexPermutation(len(train.labels), config.seed)
+        self.test = test
+        self.display = display
+        self._sampler = IndexPermutation(len(train), config.seed)
 
     def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
-        settings = self.config.optimizer
-        return AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        lr = self.config.optimizer.lr
+        assert lr is not None, "the config is resolved"
+        setup = Setup(
+            model=self.model,
+            head=self.model.head,
+            lr=lr,
+            settings=self.config.optimizer,
+            seed=self.config.seed,
+            journal=journal,
+            meter=meter,
+        )
+        return METHODS[self.config.method].build(setup)
 
     def objective(self, step: int, meter: Meter) -> Objective:
-        rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.train.labels)))
-        batch = self.train.take(torch.tensor(rows, device=self.train.labels.device))
+        rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.train)))
+        chosen = torch.tensor(rows, device=self.train.labels.device)
         objective = BatchObjective(
             self.model,
-            {"images": batch.images, "labels": batch.labels},
+            {"images": self.train.floats(chosen), "labels": self.train.labels[chosen]},
             finite(cross_entropy, step, rows),
             micro_batch=self.config.micro_batch,
             dropout_seed=self.config.seed + step,
@@ -98,44 +147,97 @@ class _Classifier:
         clip = self.config.optimizer.clip
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
 
-    @torch.no_grad()
+    def head_start(self) -> str | None:
+        """Fits the head in closed form on the training images (at most 20,000), each of which is looked at once."""
+        if not self.config.head_start:
+            return None
+        rows = self._sampler.indices(0, min(MAX_ROWS, len(self.train)))
+        chosen = torch.tensor(rows, device=self.train.labels.device)
+        training = self.model.training
+        self.model.eval()
+        with without_head(self.model, self.model.head):
+            features = outputs(self.model, self.train, chosen)
+        self.model.train(training)
+        fitted = fit_in_place(self.model.head, features.cpu(), self.train.labels[chosen].cpu(), is_regression=False)
+        if not fitted.converged:
+            self.display.say("note: the closed-form head did not reach its tolerance; it is the best found")
+        return "head start"
+
     def evaluate(self) -> Sequence[Evaluation]:
-        self.logits = torch.cat([self.model(part) for part in self.valid.images.split(_EVALUATION_BATCH)])
-        loss = nn.functional.cross_entropy(self.logits, self.valid.labels)
-        accuracy = (self.logits.argmax(-1) == self.valid.labels).float().mean()
+        logits = outputs(self.model, self.valid)
+        loss = nn.functional.cross_entropy(logits, self.valid.labels)
+        accuracy = (logits.argmax(-1) == self.valid.labels).float().mean()
         return [Evaluation(values={"accuracy": float(accuracy)}, loss=float(loss))]
 
+    def facts(self) -> Mapping[str, str]:
+        """What was trained on what."""
+        sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        trained, total = sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes)
+        return {
+            **({"starts from": self.config.initial} if self.config.initial is not None else {}),
+            "data": self.config.data,
+            **({"classes": ", ".join(self.config.classes)} if self.config.classes else {}),
+            "training images": f"{len(self.train):,}",
+            "validation images": f"{len(self.valid):,}",
+            **({"test images": f"{len(self.test):,}"} if self.test is not None else {}),
+            "parameters": f"{total:,}" if trained == total else f"{total:,}, of which {trained:,} are trained",
+            "learning rate": f"{self.config.optimizer.lr:g}",
+        }
+
+    def replay(self, origin: Mapping[str, str]) -> Replay:
+        """What a journal holds besides the steps: with the head as it is before the first of them."""
+        header = {
+            **origin,
+            "network": self.model.settings,
+            "classes": list(self.network.classes),
+            "config": to_toml(self.config, recipe=RECIPE),
+        }
+        return Replay(header=header, fitted=lambda: head_parameters(self.model))
+
     def write_model(self, path: Path) -> None:
-        """Weights as safetensors, and what it takes to build the network as JSON."""
-        path.mkdir(parents=True)
-        weights = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
-        save_file(weights, path / "model.safetensors")
-        about: dict[str, Any] = {
-            "architecture": "SmallConvNet",
-            "classes": list(self.valid.classes),
-        } | self.model.settings
-        (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+        write_network(path, self.model, self.network.classes)
 
     def sections(self) -> Sequence[Section]:
-        predicted, labels = self.logits.argmax(-1).cpu(), self.valid.labels.cpu()
-        counts = confusion(predicted, labels, len(self.valid.classes))
-        blocks: list[Any] = [
-            ConfusionTable(labels=self.valid.classes, counts=tuple(map(tuple, counts.tolist()))),
-        ]
+        """Confusion and mistakes on the test images, where there are any, else on the validation images."""
+        images, what = (self.valid, "validation") if self.test is None else (self.test, "test")
+        training = self.model.training
+        self.model.eval()
+        predicted, labels = outputs(self.model, images).argmax(-1).cpu(), images.labels.cpu()
+        self.model.train(training)
+        counts = confusion(predicted, labels, len(images.classes))
+        accuracy = float((predicted == labels).double().mean())
+        blocks: list[Any] = [ConfusionTable(labels=images.classes, counts=tuple(map(tuple, counts.tolist())))]
         wrong = (predicted != labels).nonzero().flatten()[:_MOST_MISTAKES]
         if len(wrong):
-            pictures = (self.valid.images[wrong.to(self.valid.images.device), 0].cpu() * 255).to(torch.uint8).numpy()
-            names = tuple(
-                f"{self.valid.classes[labels[i]]} taken for {self.valid.classes[predicted[i]]}" for i in wrong
-            )
+            names = tuple(f"{images.classes[labels[i]]} taken for {images.classes[predicted[i]]}" for i in wrong)
+            pixels = images.images[wrong.to(images.images.device)].cpu()
             blocks.append(
-                Images(images=pictures, columns=8, labels=names, scale=5, caption="Validation images it gets wrong.")
+                Images(
+                    images=_pictures(pixels),
+                    columns=8,
+                    labels=names,
+                    scale=5 if pixels.shape[-1] <= 16 else 2,
+                    caption=f"Some {what} images it gets wrong.",
+                )
             )
-        return [
-            Section(title="Mistakes", text="Of the validation images, at the end of the run.", blocks=tuple(blocks))
-        ]
+        text = f"Of the {len(images):,} {what} images, at the end of the run: accuracy {accuracy:.2%}."
+        return [Section(title="Mistakes", text=text, blocks=tuple(blocks))]
 
 
-def cross_entropy(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of each image, (B,)."""
+@torch.no_grad()
+def outputs(model: nn.Module, images: ImageSet, rows: Tensor | None = None) -> Float[Tensor, "B C"]:
+    """What a network returns for all images, or those at `rows`, a bounded number at a time."""
+    which = torch.arange(len(images), device=images.labels.device) if rows is None else rows
+    return torch.cat([model(images.floats(part)) for part in which.split(_EVALUATION_BATCH)])
+
+
+def cross_entropy(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "B"]:
+    """Cross-entropy of each image."""
     return nn.functional.cross_entropy(model(batch["images"]), batch["labels"], reduction="none")
+
+
+def _pictures(pixels: Tensor) -> Any:
+    """Bytes (B, H, W), or (B, H, W, 3) where there are three channels or more; of two channels, the first."""
+    if pixels.shape[1] < 3:
+        return pixels[:, 0].numpy()
+    return pixels[:, :3].movedim(1, 3).contiguous().numpy()

@@ -1,10 +1,67 @@
 """Recipes of image classifiers."""
 
+from dataclasses import replace
+
 from featherlight.recipes.catalogue import recipe
 from featherlight.recipes.classify.config import ClassifyConfig
+from featherlight.recipes.optimizer_config import OptimizerConfig
+
+_ADAMW = OptimizerConfig(lr=3e-3, weight_decay=0.01, schedule="cosine")
+_ZO = OptimizerConfig()
+_MNIST = ClassifyConfig(
+    data="mnist",
+    valid_fraction=0.05,
+    channels=(16, 32, 64),
+    norm_groups=4,
+    pool=False,
+    dropout=0.0,
+    epochs=5,
+    optimizer=_ADAMW,
+)
+_CIFAR10 = replace(_MNIST, data="cifar10", channels=(32, 64, 128), norm_groups=8, epochs=10)
+_MNIST_DATA = "mnist/ in the folder FEATHERLIGHT_DATA"
+_CIFAR10_DATA = "cifar10-jpeg/ in the folder FEATHERLIGHT_DATA"
 
 
 @recipe(cost="10 s on 2 cores", data="scikit-learn's digits, installed with featherlight[digits]")
 def digits() -> ClassifyConfig:
     """A small convolutional network on 8x8 digits, with AdamW."""
-    return ClassifyConfig()
+    return ClassifyConfig(optimizer=_ADAMW)
+
+
+@recipe(cost="COST1", data=_MNIST_DATA)
+def mnist() -> ClassifyConfig:
+    """A small convolutional network on MNIST, with AdamW."""
+    return _MNIST
+
+
+@recipe(cost="COST2", data=_MNIST_DATA)
+def mnist_base() -> ClassifyConfig:
+    """The same on the digits 0 to 4 alone: what `classify/mnist_zo` starts from."""
+    return replace(_MNIST, classes=("0", "1", "2", "3", "4"))
+
+
+@recipe(cost="COST3, the memory of inference", data=f"{_MNIST_DATA}, and the run of classify/mnist_base")
+def mnist_zo() -> ClassifyConfig:
+    """From five digits to all ten: head start, then forward passes alone."""
+    return replace(_MNIST, initial="runs/classify-mnist_base", method="zo", head_start=True, steps=1000, optimizer=_ZO)
+
+
+@recipe(cost="COST4", data=_CIFAR10_DATA)
+def cifar10() -> ClassifyConfig:
+    """A small convolutional network on CIFAR-10, with AdamW."""
+    return _CIFAR10
+
+
+@recipe(cost="COST5", data=_CIFAR10_DATA)
+def cifar10_base() -> ClassifyConfig:
+    """The same on five of the classes: what `classify/cifar10_zo` starts from."""
+    return replace(_CIFAR10, classes=("airplane", "automobile", "bird", "cat", "deer"))
+
+
+@recipe(cost="COST6, the memory of inference", data=f"{_CIFAR10_DATA}, and the run of classify/cifar10_base")
+def cifar10_zo() -> ClassifyConfig:
+    """From five classes to all ten: head start, then forward passes alone."""
+    return replace(
+        _CIFAR10, initial="runs/classify-cifar10_base", method="zo", head_start=True, steps=1000, optimizer=_ZO
+    )

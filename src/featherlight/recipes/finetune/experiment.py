@@ -18,10 +18,10 @@ from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.config import to_toml
 from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
 from featherlight.recipes.finetune.head_start import fit_head
-from featherlight.recipes.finetune.methods import METHODS
 from featherlight.recipes.finetune.problem import Problem, build_problem
 from featherlight.recipes.finetune.tasks import predict_all
 from featherlight.recipes.finetune.trainable import merge_adapters
+from featherlight.recipes.methods import METHODS, Setup
 from featherlight.report import ConfusionTable, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
@@ -88,7 +88,16 @@ class _Finetune:
     def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
         lr = self.config.optimizer.lr
         assert lr is not None, "the config is resolved"
-        return METHODS[self.config.method].build(self.problem.loaded, lr, self.config, journal, meter)
+        setup = Setup(
+            model=self.model,
+            head=self.problem.loaded.head,
+            lr=lr,
+            settings=self.config.optimizer,
+            seed=self.config.seed,
+            journal=journal,
+            meter=meter,
+        )
+        return METHODS[self.config.method].build(setup)
 
     def objective(self, step: int, meter: Meter) -> Objective:
         rows = self.problem.sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))

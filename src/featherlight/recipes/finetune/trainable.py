@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from featherlight.nn.frozen_prefix import FrozenPrefix, find_blocks, modules_before
 from featherlight.nn.models import Pretrained
+from featherlight.recipes.parameter_names import matching
 
 _LAST = re.compile(r"last:(\d+)")
 
@@ -35,7 +36,7 @@ def select_trainable(loaded: Pretrained, choice: str, probe: Mapping[str, Tensor
     elif match := _LAST.fullmatch(choice):
         chosen = _last_blocks(loaded.model, int(match[1]), probe, tables)
     else:
-        chosen = _matching(choice, names)
+        chosen = matching(choice, names)
     chosen |= {name for name in loaded.fresh if name in names}
     for name, parameter in names.items():
         parameter.requires_grad_(name in chosen)
@@ -116,17 +117,3 @@ def _last_blocks(model: nn.Module, count: int, probe: Mapping[str, Tensor], tabl
     before = modules_before(model, blocks[len(blocks) - count], probe)
     frozen = {id(parameter) for module in before for parameter in module.parameters()} | tables
     return {name for name, parameter in model.named_parameters() if id(parameter) not in frozen}
-
-
-def _matching(choice: str, names: Mapping[str, nn.Parameter]) -> set[str]:
-    try:
-        pattern = re.compile(choice)
-    except re.error as error:
-        raise ValueError(f"`--trainable {choice}` is not a regular expression ({error}).") from None
-    chosen = {name for name in names if pattern.search(name)}
-    if not chosen:
-        some = ", ".join(list(names)[:3])
-        raise ValueError(
-            f"`--trainable {choice}` fits none of the {len(names)} parameters (such as {some}), so nothing would be trained."
-        )
-    return chosen

@@ -1,0 +1,106 @@
+"""The methods by which a model is trained. The table at the end is the one place where their names stand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from featherlight.meter import Meter
+from featherlight.optim import MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim.zeroth_order import Journal
+from featherlight.recipes.optimizer_config import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What an optimizer is made of.
+
+    Attributes:
+        model: whose parameters that require a gradient are trained.
+        head: the linear layer of it that is scaled by `head_scale`, if it has one.
+        lr: learning rate.
+        settings: all else that the config says.
+        seed: of the directions.
+        journal: is handed the steps of a method that can replay them.
+        meter: counts the work done.
+    """
+
+    model: nn.Module
+    head: nn.Linear | None
+    lr: float
+    settings: OptimizerConfig
+    seed: int
+    journal: Journal | None
+    meter: Meter
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How a method is set up.
+
+    Attributes:
+        build: makes the optimizer.
+        default_lr: learning rate of a pretrained text model where the config has none.
+        dropout: whether steps run with dropout; forward-only methods compare evaluations of one function without it.
+        replayable: whether a journal stands for the run; the others are saved.
+    """
+
+    build: Callable[[Setup], Optimizer]
+    default_lr: float
+    dropout: bool
+    replayable: bool
+
+
+def _zo(setup: Setup) -> Optimizer:
+    settings = setup.settings
+    return ZerothOrderSGD(
+        setup.model,
+        setup.lr,
+        sigma=settings.sigma,
+        directions=RankOneSigns(settings.directions),
+        normalize=SpreadNormalized() if settings.normalize else None,
+        weight_decay=settings.weight_decay,
+        params=_groups(setup),
+        seed=setup.seed,
+        journal=setup.journal,
+        meter=setup.meter,
+    )
+
+
+def _groups(setup: Setup) -> list[dict[str, Any]]:
+    """The trained parameters, those of the head in a group of their own."""
+    of_head = set() if setup.head is None else {id(parameter) for parameter in setup.head.parameters()}
+    groups = [
+        {"params": [p for p in setup.trained if id(p) not in of_head]},
+        {"params": [p for p in setup.trained if id(p) in of_head], "scale": setup.settings.head_scale},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _mezo(setup: Setup) -> Optimizer:
+    return MeZO(
+        setup.model,
+        setup.lr,
+        sigma=setup.settings.sigma,
+        weight_decay=setup.settings.weight_decay,
+        seed=setup.seed,
+        meter=setup.meter,
+    )
+
+
+def _adamw(setup: Setup) -> Optimizer:
+    return AdamW(setup.trained, lr=setup.lr, weight_decay=setup.settings.weight_decay, fused=True)
+
+
+METHODS: dict[str, Method] = {
+    "zo": Method(build=_zo, default_lr=1e-3, dropout=False, replayable=True),
+    "mezo": Method(build=_mezo, default_lr=1e-6, dropout=False, replayable=False),
+    "adamw": Method(build=_adamw, default_lr=5e-5, dropout=True, replayable=False),
+}

@@ -1,7 +1,7 @@
 """Forward-only training of a small CNN on MNIST and CIFAR-10, beside MeZO and AdamW.
 
-    python -m benchmarks.vision_forward_only --short     one seed, half the example-forwards
-    python -m benchmarks.vision_forward_only             three seeds; goes on where it stopped
+    python -m benchmarks.vision_forward_only --short     pretrained with a head start alone, one seed, half the forwards
+    python -m benchmarks.vision_forward_only             every start, three seeds; goes on where it stopped
 
 5,000 training images, 2,000 to choose the learning rate by, all 10,000 test images. A network starts from random weights,
 or from one that AdamW has trained on five of the ten classes; its head is random, or fitted in closed form on features of
@@ -37,8 +37,8 @@ FORWARDS_PER_STEP = {"zo": 2, "mezo": 2, "adamw": 1}
 LEARNING_RATES = {
     ("zo", True): (3e-4, 1e-3, 3e-3),
     ("zo", False): (1e-3, 3e-3, 1e-2),
-    ("mezo", True): (1e-4, 1e-3, 1e-2),
-    ("mezo", False): (1e-4, 1e-3, 1e-2),
+    ("mezo", True): (1e-6, 1e-5, 1e-4),
+    ("mezo", False): (1e-5, 1e-4, 1e-3),
     ("adamw", True): (3e-4, 1e-3, 3e-3),
     ("adamw", False): (1e-3, 3e-3, 1e-2),
 }
@@ -90,6 +90,8 @@ class Bench:
         began = time.perf_counter()
         finished = run_one(find("classify/digits")[0], config, path, command="", display=Display())
         seconds = time.perf_counter() - began
+        if finished.stopped == "interrupted":
+            raise SystemExit("stopped; the same command goes on with the run that was under way")
         record, memory = read_run(path), None
         if record.summary is not None:
             memory = record.summary.memory
@@ -209,7 +211,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one seed and half the example-forwards")
+    parser.add_argument("--short", action="store_true", help="one start, one seed, half the forwards")
     parser.add_argument("--forwards", type=int, default=16_000, help="example-forwards a run")
     arguments = parser.parse_args()
     if not os.environ.get("FEATHERLIGHT_DATA"):
@@ -221,7 +223,7 @@ def main() -> None:
     targets: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), RESULTS / f"{name}.rows.jsonl", forwards)
-        for start, head_start in STARTS:
+        for start, head_start in STARTS[:1] if arguments.short else STARTS:
             for data in DATA:
                 cell = f"{data}, {start}, {'head start' if head_start else 'random head'}"
                 runs = {method: tuned(bench, data, start, head_start, method, seeds) for method in FORWARDS_PER_STEP}

@@ -72,7 +72,10 @@ BAD = {
     "text": ({"images": IMAGES.astype(str), "labels": LABELS}, "must hold numbers"),
     "lengths": ({"images": IMAGES, "labels": LABELS[:4]}, "has 6 `images` and 4 `labels`; each image needs a label"),
     "one hot": ({"images": IMAGES, "labels": np.eye(6)}, "For one-hot rows, save labels.argmax"),
-    "label nan": ({"images": IMAGES, "labels": np.where(LABELS == 7, np.nan, LABELS)}, "labels that are NaN or not whole"),
+    "label nan": (
+        {"images": IMAGES, "labels": np.where(LABELS == 7, np.nan, LABELS)},
+        "labels that are NaN or not whole",
+    ),
     "one class": ({"images": IMAGES, "labels": np.zeros(6, int)}, "holds one class only, '0' in all 6 rows"),
     "new class": (
         {"images": IMAGES, "labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 1},
@@ -157,5 +160,5 @@ def test_folders_that_will_not_do_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dog/1\.png cannot be read as an image"):
         load_folder(tmp_path / "a")
     paint(tmp_path / "a" / "dog" / "1.png", size=(8, 5))
-    with pytest.raises(ValueError, match="is 8x5 pixels and .* 4x5; a batch needs one size"):
+    with pytest.raises(ValueError, match=r"is 8x5 pixels and .* 4x5; a batch needs one size"):
         load_folder(tmp_path / "a")

@@ -57,7 +57,7 @@ def test_classes_that_cannot_be_told_apart_are_refused(classes: tuple[str, ...],
 
 
 def test_images_that_are_no_bytes_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be bytes of shape .* got float32 of shape"):
+    with pytest.raises(ValueError, match=r"must be bytes of shape .* got float32 of shape"):
         ImageSet(images=torch.zeros(2, 1, 3, 3), labels=torch.zeros(2, dtype=torch.int64), classes=("a", "b"))
 
 

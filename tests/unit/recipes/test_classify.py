@@ -117,7 +117,7 @@ def test_a_network_is_taken_over_with_a_fresh_head_for_other_classes(shapes: Pat
 def test_a_network_that_cannot_be_taken_over_is_refused(shapes: Path, base: Path, tmp_path: Path) -> None:
     colour = tmp_path / "colour.npz"
     np.savez(colour, images=np.zeros((8, 8, 8, 3), np.uint8), labels=np.arange(8) % 2)
-    with pytest.raises(ValueError, match="takes images of 1 channels, but those of .* have 3"):
+    with pytest.raises(ValueError, match=r"takes images of 1 channels, but those of .* have 3"):
         build(config(colour, initial=str(base)), tmp_path)
     with pytest.raises(ValueError, match="there is no image classifier at nowhere"):
         build(config(shapes, initial="nowhere"), tmp_path)
@@ -206,7 +206,9 @@ def test_a_journal_and_the_base_are_the_trained_network(
         use.replay(None if from_base else base, path / "journal", tmp_path / "other")
 
 
-def test_forward_only_training_takes_the_loss_down_from_the_head_start(shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_forward_only_training_takes_the_loss_down_from_the_head_start(
+    shapes: Path, base: Path, tmp_path: Path
+) -> None:
     one = config(shapes, initial=str(base), method="zo", head_start=True, steps=150, optimizer=OptimizerConfig(lr=1e-3))
     record = read_run(run(one, tmp_path / "run"))
     start = next(event for event in record.events if event.name == "head start")

@@ -34,7 +34,7 @@ from featherlight.report import ConfusionTable, Images, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
-LEARNING_RATES = {"adamw": 3e-3, "zo": 3e-3, "mezo": 1e-3}
+LEARNING_RATES = {"adamw": 3e-3, "zo": 1e-3, "mezo": 1e-5}
 """Of each method where the config has none."""
 
 _EVALUATION_BATCH = 256

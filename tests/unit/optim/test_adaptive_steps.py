@@ -233,16 +233,17 @@ def test_whole_batches_may_mix_their_examples() -> None:
     assert bits_of(model) != before
 
 
-def test_directions_of_whole_batches_start_from_an_offset_too() -> None:
+@pytest.mark.parametrize("difference", [Central(), OneSided()])
+def test_directions_of_whole_batches_start_from_an_offset_too(difference: Any) -> None:
     """The slopes of an SVRG step between anchors are those at the weights minus those at the anchor itself."""
     model = make_model(dtype=torch.float64)
-    optimizer = MeZOSVRG(model, 1e-2, 1e-1, 4, directions=WholeBatchSigns(3))
+    optimizer = MeZOSVRG(model, 1e-2, 1e-1, 4, directions=WholeBatchSigns(3), difference=difference)
     anchor = copy.deepcopy(model)
     for step in range(2):
         optimizer.step(make_objective(model, step))
     stream = SignStream(seed=0, step=2)
     measured = optimizer._measure(make_objective(model, 2), stream)
-    evaluator = SlopeEvaluator(WholeBatchSigns(3), 1e-3)
+    evaluator = SlopeEvaluator(WholeBatchSigns(3), 1e-3, difference)
     here, there = (
         evaluator.measure(make_objective(m, 2), targets_of(m, [{"params": list(m.parameters())}]), stream).slopes
         for m in (model, anchor)
@@ -370,8 +371,7 @@ def test_a_single_slope_has_no_deviation_and_nothing_is_applied() -> None:
     assert optimizer.steps_done == 0
 
 
-def test_normals_are_no_directions_of_a_whole_batch_in_turn() -> None:
-    """The difference is a part of SPSA too, whatever the directions."""
+def test_one_sided_differences_are_a_part_of_spsa_along_normals_too() -> None:
     model = make_model(dtype=torch.float64)
     targets = targets_of(model, [{"params": list(model.parameters())}])
     objective = make_objective(model)

@@ -54,7 +54,7 @@ class WholeBatchSigns:
     Args:
         count: directions a batch.
 
-    Source: FZOO (arXiv 2506.09034) uses 8, of a sign for each weight.
+    Source: FZOO (arXiv 2506.09034), whose directions have a sign for each weight.
     """
 
     count: int = 8

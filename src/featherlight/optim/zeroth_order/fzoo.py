@@ -41,8 +41,9 @@ class FZOO(RecordedOptimizer):
 
     `step(objective)` returns the loss at the weights. Cost: N + 1 forward passes and one pass over the trained weights;
     memory beyond inference of a few MB. Replayable. Nothing is carried from step to step.
-    Source: Dang et al. 2025, arXiv 2506.09034. Directions are of signs and rank one instead of a sign for each weight, and
-    slopes are recorded in 12 bits. A step whose losses are all equal is not taken.
+    Source: Dang et al. 2025, arXiv 2506.09034, by a summary of its update rule; the paper itself was not at hand. Directions
+    are of signs and rank one instead of a sign for each weight, and slopes are recorded in 12 bits. A step whose perturbed
+    losses are all equal is not taken.
     """
 
     def __init__(

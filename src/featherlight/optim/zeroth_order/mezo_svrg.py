@@ -9,13 +9,13 @@ from torch.optim.optimizer import ParamsT
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
+from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
 from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
 from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
-from featherlight.optim.zeroth_order.shaping import Shaping
 from featherlight.optim.zeroth_order.update import Echo, StepRecord, echo_of, quantize_coefficients
 
 
@@ -34,7 +34,7 @@ class MeZOSVRG(RecordedOptimizer):
         anchor_every: steps from one anchor to the next (q in the paper).
         sigma: scale of the perturbation.
         directions: how many rank-one sign directions a batch carries, at anchors and between.
-        shaping: CentredRanks() goes by the ranks of losses, in each estimate by itself; None by the losses.
+        difference: between which points a slope is measured; None takes `Central()`.
         normalize: divides all steps by the spread of the slopes at anchors; None leaves them as measured.
         weight_decay: decoupled; applied in the last step before an anchor for the whole period, since the anchor must
             stay a few terms away.
@@ -61,7 +61,7 @@ class MeZOSVRG(RecordedOptimizer):
         *,
         sigma: float = 1e-3,
         directions: RankOneSigns | WholeBatchSigns | None = None,
-        shaping: Shaping | None = None,
+        difference: Difference | None = None,
         normalize: Normalization | None = None,
         weight_decay: float = 0.0,
         params: ParamsT | None = None,
@@ -83,7 +83,7 @@ class MeZOSVRG(RecordedOptimizer):
         self.anchor_ratio = anchor_lr / lr
         self.normalize = normalize
         family = directions if directions is not None else RankOneSigns()
-        self.evaluator = SlopeEvaluator(family, sigma, shaping=shaping)
+        self.evaluator = SlopeEvaluator(family, sigma, difference=difference)
         self.mean_square = 0.0
 
     @property

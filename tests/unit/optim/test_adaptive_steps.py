@@ -148,7 +148,7 @@ def test_one_sided_steps_return_the_loss_at_the_weights(directions: Any) -> None
 def test_all_passes_of_a_step_see_the_same_dropout() -> None:
     masks: list[Tensor] = []
     model = make_model(dropout=0.5)
-    model.get_submodule("1").register_forward_hook(lambda module, args, out: masks.append(out == 0))
+    model.get_submodule("1").register_forward_hook(lambda module, args, out: masks.append(torch.eq(out, 0)))
     FZOO(model, 1e-6, directions=WholeBatchSigns(4)).step(make_objective(model))
     assert len(masks) == 5
     assert all(torch.equal(mask, masks[0]) for mask in masks)

@@ -105,7 +105,9 @@ def variance(short: bool) -> list[dict[str, Any]]:
                 optimizer.step(task if step == 0 else objective_of(problem, rows))
                 if optimizer.steps_done not in AWAY:
                     continue
-                moved = sum(float((t.parameter.detach() - start[id(t.parameter)]).square().sum()) for t in optimizer.targets)
+                moved = sum(
+                    float((t.parameter.detach() - start[id(t.parameter)]).square().sum()) for t in optimizer.targets
+                )
                 norm = sum(float(start[id(t.parameter)].square().sum()) for t in optimizer.targets)
                 row = {"what": "estimator variance", "head_start": head_start, "steps_away": optimizer.steps_done}
                 row |= {"relative_distance": (moved / norm) ** 0.5, "batch": BATCH, "rows": ROWS}

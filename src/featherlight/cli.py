@@ -54,6 +54,7 @@ def finetune(
     label: Label = None,
     task: Annotated[str | None, typer.Option(help="auto, classification, regression or lm.")] = None,
     metric: Annotated[str | None, typer.Option(help="accuracy, f1, mcc or pearson.")] = None,
+    objective: Annotated[str | None, typer.Option(help="loss, or metric: accuracy itself, forward only.")] = None,
     method: Annotated[
         str | None, typer.Option(help="zo (forward only), mezo (the published baseline) or adamw.")
     ] = None,
@@ -87,8 +88,9 @@ def finetune(
     """Fine-tune a pretrained text model; by forward passes alone, if you like."""
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
-        "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed, "trainable": trainable,
-        "lora": lora, "base": base, "head_start": head_start, "allow_truncation": allow_truncation or None,
+        "objective": objective, "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed,
+        "trainable": trainable, "lora": lora, "base": base, "head_start": head_start,
+        "allow_truncation": allow_truncation or None,
         "device": device,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}

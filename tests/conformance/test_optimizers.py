@@ -18,6 +18,7 @@ from featherlight.optim import (
     AGZO,
     FZOO,
     LOZO,
+    CentredRanks,
     Cone,
     ConMeZO,
     LazySubspace,
@@ -87,6 +88,9 @@ TABLE: dict[str, Row] = {
     ),
     "FZOO": of_ours(FZOO, lr=2e-4, sigma=1e-2, directions=WholeBatchSigns(4)),
     "FZOO by example": of_ours(FZOO, lr=4e-4, sigma=1e-2, directions=RankOneSigns(None)),
+    "ZerothOrderSGD by ranks": of_ours(
+        ZerothOrderSGD, lr=0.02, sigma=1e-2, directions=RankOneSigns(None), shaping=CentredRanks()
+    ),
     "MeZOSVRG": of_ours(MeZOSVRG, lr=0.005, anchor_lr=0.01, anchor_every=3, sigma=1e-2),
     "MeZOSVRG by example, normalized": of_ours(
         MeZOSVRG,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from featherlight.meter import Meter
-from featherlight.optim import MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim import CentredRanks, MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
@@ -65,6 +65,7 @@ def _zo(setup: Setup) -> Optimizer:
         setup.lr,
         sigma=settings.sigma,
         directions=RankOneSigns(settings.directions),
+        shaping=CentredRanks() if settings.shaping == "ranks" else None,
         normalize=SpreadNormalized() if settings.normalize else None,
         weight_decay=settings.weight_decay,
         params=_groups(setup),

@@ -19,6 +19,7 @@ class OptimizerConfig:
         weight_decay: decoupled.
         schedule: "constant", or "linear" or "cosine" to zero over the budget.
         clip: largest norm of the gradient; None does not clip. For `adamw`.
+        shaping: "raw" goes by the losses of both points of a pair, "ranks" by their ranks in the batch. For `zo`.
     """
 
     lr: float | None = None
@@ -29,6 +30,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     clip: float | None = None
+    shaping: Literal["raw", "ranks"] = "raw"
 
     def __post_init__(self) -> None:
         for name in ("lr", "sigma", "head_scale", "clip"):

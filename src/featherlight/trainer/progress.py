@@ -1,8 +1,9 @@
 """What a person sees while a run is going: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -73,6 +74,29 @@ class Display:
             return NoProgress()
         lasting = self.console.is_terminal or self.console.is_jupyter
         return (BarProgress if lasting else LineProgress)(self.console, meter, score)
+
+
+@contextmanager
+def said_warnings(display: Display, notes: list[str]) -> Iterator[None]:
+    """Within the block a UserWarning is a line for people and a note, and not Python's lines of file and code.
+
+    Args:
+        display: where people look; if it shows nothing, warnings take Python's way.
+        notes: are added to.
+    """
+    with warnings.catch_warnings():
+        as_usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                notes.append(str(message))
+                if display.console is not None:
+                    display.say(f"warning: {message}")
+                    return
+            as_usual(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 class Watcher(Callback, AbstractContextManager, Protocol):

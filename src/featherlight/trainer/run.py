@@ -18,7 +18,7 @@ from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
 from featherlight.trainer.memory import MemoryUse, measure_memory
 from featherlight.trainer.metrics import Listener, MetricsLog
 from featherlight.trainer.model_card import write_model_card
-from featherlight.trainer.progress import Display
+from featherlight.trainer.progress import Display, said_warnings
 from featherlight.trainer.run_directory import RunDirectory, replace_directory
 from featherlight.trainer.save import write_save
 from featherlight.trainer.scores import Scores
@@ -102,7 +102,8 @@ class Run:
         Raises:
             ValueError: what was left cannot be taken up.
         """
-        with closing(MetricsLog(self.world.metrics(self.directory), self.listeners, self.display.say)) as self.log:
+        log = MetricsLog(self.world.metrics(self.directory), self.listeners, self.display.say)
+        with closing(log) as self.log, said_warnings(self.display, self.notes):
             return self._run()
 
     @property

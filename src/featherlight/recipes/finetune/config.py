@@ -30,6 +30,7 @@ class FinetuneConfig:
         label: label column; None guesses it.
         task: "classification", "regression", "lm", or "auto" by the labels.
         metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
+        objective: "loss", or "metric" to raise the metric itself, which needs no gradient of it. For forward-only methods.
         method: "zo", "mezo" or "adamw".
         trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
         lora: rank of adapters, which are then all that is trained besides a fresh head.
@@ -57,6 +58,7 @@ class FinetuneConfig:
     label: str | None = None
     task: Literal["auto", "classification", "regression", "lm"] = "auto"
     metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
+    objective: Literal["loss", "metric"] = "loss"
     method: Literal["zo", "mezo", "adamw"] = "zo"
     trainable: str = "default"
     lora: int | None = None
@@ -98,6 +100,10 @@ class FinetuneConfig:
             raise ValueError(
                 f"`method` {self.method} writes to the weights it trains, and `base` {self.base} holds them as whole numbers. "
                 "Train adapters (`--lora 8`), use `--method zo`, or leave `--base` float."
+            )
+        if self.objective == "metric" and self.method == "adamw":
+            raise ValueError(
+                "`objective` metric has no gradient, and `method` adamw is made of gradients. Use zo, or the objective loss."
             )
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)

@@ -13,7 +13,7 @@ from featherlight.data import confusion
 from featherlight.functional import QuantizedTensor
 from featherlight.meter import Meter
 from featherlight.nn.models import quiet_loading, save_pretrained
-from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
+from featherlight.objective import BatchObjective, ClipGradient, Objective, RewardObjective, finite
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.config import to_toml
 from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
@@ -101,14 +101,13 @@ class _Finetune:
 
     def objective(self, step: int, meter: Meter) -> Objective:
         rows = self.problem.sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
-        objective = BatchObjective(
-            self.model,
-            self.problem.batch(self.problem.train, rows),
-            finite(self.problem.loss, step, rows),
-            micro_batch=self.config.micro_batch,
-            dropout_seed=(self.config.seed + step) % (1 << 63),
-            meter=meter,
-        )
+        batch = self.problem.batch(self.problem.train, rows)
+        seed, micro_batch = (self.config.seed + step) % (1 << 63), self.config.micro_batch
+        if self.config.objective == "metric":
+            score = self.problem.loss.scores
+            return RewardObjective(self.model, batch, score, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
+        loss = finite(self.problem.loss, step, rows)
+        objective = BatchObjective(self.model, batch, loss, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
         clip = self.config.optimizer.clip
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
 
@@ -136,6 +135,7 @@ class _Finetune:
             "model": config.model,
             "data": config.train,
             "task": f"{config.task}, scored by {problem.task.metric}",
+            **({"objective": f"{problem.task.metric} itself"} if config.objective == "metric" else {}),
             "training examples": f"{len(problem.train):,} ({problem.train.num_tokens:,} tokens, longest {longest})",
             "validation examples": f"{len(problem.valid):,}",
             **({"rows cut to the longest input": f"{cut:,}"} if cut else {}),

@@ -23,7 +23,14 @@ from featherlight.nn.frozen_prefix import FrozenPrefix, PrefixCache
 from featherlight.nn.models import Pretrained, default_device, load_pretrained, resolve_model
 from featherlight.objective import seeded_random
 from featherlight.recipes.finetune.config import FinetuneConfig
-from featherlight.recipes.finetune.tasks import Classification, LanguageModel, Regression, Task, TaskLoss
+from featherlight.recipes.finetune.tasks import (
+    Classification,
+    LanguageModel,
+    Regression,
+    Task,
+    TaskLoss,
+    require_example_metric,
+)
 from featherlight.recipes.finetune.trainable import add_adapters, select_trainable
 from featherlight.trainer import weights_digest
 from featherlight.transforms import quantize_base
@@ -166,6 +173,8 @@ def base_digest(loaded: Pretrained) -> str:
 def _build(
     config: FinetuneConfig, source: str, rows: TextRows | None, task: Task, labels: Labels | None, scratch: Path
 ) -> Problem:
+    if config.objective == "metric":
+        require_example_metric(task.metric)
     loaded = load_model(config, source, None if labels is None else labels.num_outputs)
     digest = base_digest(loaded)
     train, valid = (

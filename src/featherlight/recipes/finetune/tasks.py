@@ -16,6 +16,8 @@ TASKS = ("classification", "regression", "lm")
 """Names of the tasks, as `--task` takes them."""
 
 _IGNORED = -100
+_OF_EXAMPLES = {"accuracy": lambda logits, labels: logits.argmax(-1) == labels}
+"""Metrics that are a mean over examples, of which each has a score by itself."""
 
 
 class Task(Protocol):
@@ -96,6 +98,10 @@ class TaskLoss:
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "B"]:
         return self.task.losses(self.logits(model, batch), batch["labels"])
 
+    def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """The task's metric of each example, (B,), for a RewardObjective."""
+        return _OF_EXAMPLES[self.task.metric](self.logits(model, batch), batch["labels"])
+
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """The model's outputs for a batch, (B, C) or (B, T, V)."""
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "prefix_hidden")}
@@ -105,6 +111,15 @@ class TaskLoss:
             return model(**inputs).logits
         with self.prefix.injected(batch["prefix_hidden"]):
             return model(**inputs).logits
+
+
+def require_example_metric(name: str) -> None:
+    """Raises ValueError for a metric that is no mean over examples, which cannot be an objective."""
+    if name not in _OF_EXAMPLES:
+        raise ValueError(
+            f"the metric `{name}` is of a whole set and no mean over examples, so a batch cannot be trained on it. Metrics "
+            f"that can be the objective: {', '.join(_OF_EXAMPLES)}. Or train on the loss (`--objective loss`)."
+        )
 
 
 @torch.no_grad()

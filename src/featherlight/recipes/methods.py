@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from featherlight.meter import Meter
-from featherlight.optim import CentredRanks, MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim import CentredRanks, MeZO, MeZOSVRG, RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.optim.zeroth_order import Journal
+from featherlight.optim.zeroth_order.update import MAX_DIRECTIONS
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
 
@@ -22,6 +23,7 @@ class Setup:
         head: the linear layer of it that is scaled by `head_scale`, if it has one.
         lr: learning rate.
         settings: all else that the config says.
+        batch: examples of a step.
         seed: of the directions.
         journal: is handed the steps of a method that can replay them.
         meter: counts the work done.
@@ -31,6 +33,7 @@ class Setup:
     head: nn.Linear | None
     lr: float
     settings: OptimizerConfig
+    batch: int
     seed: int
     journal: Journal | None
     meter: Meter
@@ -50,12 +53,14 @@ class Method:
         default_lr: learning rate of a pretrained text model where the config has none.
         dropout: whether steps run with dropout; forward-only methods compare evaluations of one function without it.
         replayable: whether a journal stands for the run; the others are saved.
+        anchored: whether every `optimizer.anchor_every`-th step is handed a large batch.
     """
 
     build: Callable[[Setup], Optimizer]
     default_lr: float
     dropout: bool
     replayable: bool
+    anchored: bool = False
 
 
 def _zo(setup: Setup) -> Optimizer:
@@ -63,16 +68,42 @@ def _zo(setup: Setup) -> Optimizer:
     return ZerothOrderSGD(
         setup.model,
         setup.lr,
-        sigma=settings.sigma,
         directions=RankOneSigns(settings.directions),
         shaping=CentredRanks() if settings.shaping == "ranks" else None,
-        normalize=SpreadNormalized() if settings.normalize else None,
-        weight_decay=settings.weight_decay,
-        params=_groups(setup),
-        seed=setup.seed,
-        journal=setup.journal,
-        meter=setup.meter,
+        normalize=_normalize(settings),
+        **_recorded(setup),
     )
+
+
+def _svrg(setup: Setup) -> Optimizer:
+    """An anchor carries as many directions as a small batch: with one for each of its examples it would be a full matrix."""
+    settings = setup.settings
+    assert settings.anchor_lr is not None, "the config is resolved"
+    return MeZOSVRG(
+        setup.model,
+        setup.lr,
+        settings.anchor_lr,
+        settings.anchor_every,
+        directions=RankOneSigns(settings.directions or min(setup.batch, MAX_DIRECTIONS)),
+        normalize=_normalize(settings),
+        **_recorded(setup),
+    )
+
+
+def _normalize(settings: OptimizerConfig) -> SpreadNormalized | None:
+    return SpreadNormalized() if settings.normalize else None
+
+
+def _recorded(setup: Setup) -> dict[str, Any]:
+    """What all methods are told that keep a journal."""
+    return {
+        "sigma": setup.settings.sigma,
+        "weight_decay": setup.settings.weight_decay,
+        "params": _groups(setup),
+        "seed": setup.seed,
+        "journal": setup.journal,
+        "meter": setup.meter,
+    }
 
 
 def _groups(setup: Setup) -> list[dict[str, Any]]:
@@ -102,6 +133,7 @@ def _adamw(setup: Setup) -> Optimizer:
 
 METHODS: dict[str, Method] = {
     "zo": Method(build=_zo, default_lr=1e-3, dropout=False, replayable=True),
+    "svrg": Method(build=_svrg, default_lr=1e-3, dropout=False, replayable=True, anchored=True),
     "mezo": Method(build=_mezo, default_lr=1e-6, dropout=False, replayable=False),
     "adamw": Method(build=_adamw, default_lr=5e-5, dropout=True, replayable=False),
 }

@@ -40,6 +40,15 @@ METHODS = {
             "must be small to ship."
         ),
     ),
+    "svrg": Method(
+        name="MeZO-SVRG",
+        purpose=(
+            "Forward-only with variance reduction: now and then a large batch measures an anchor, and the steps between "
+            "follow small batches corrected by what those say at the anchor. The anchor is the weights plus what was "
+            "subtracted since, so it needs no copy of them, and the fine-tune is a journal of kilobytes as well. It pays "
+            "where the noise of small batches outweighs that of the random directions."
+        ),
+    ),
     "mezo": Method(
         name="MeZO",
         purpose=(

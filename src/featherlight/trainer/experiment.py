@@ -57,6 +57,8 @@ class Stage:
         name: for people.
         schedule: of the learning rate.
         training: whether the model is in training mode during steps.
+        measured: whether a step, by its number, is one to measure memory on. On a CPU the profiler notes each operation of
+            it, which a step of very many forward passes has too many of.
         prepare: brings the model into the shape of this stage; runs on every start, and must come to the same each time.
         begin: work before the first step, whose result is in the model. It is not done again when a run is taken up. What
             it returns, if anything, is logged under its name.
@@ -68,6 +70,7 @@ class Stage:
     name: str = "training"
     schedule: Schedule = SCHEDULES["constant"]
     training: bool = True
+    measured: Callable[[int], bool] = lambda step: True
     prepare: Callable[[], None] = lambda: None
     begin: Callable[[], str | None] = lambda: None
 

@@ -28,24 +28,23 @@ class MemoryUse:
         return replace(self, training_peak=self.weights + above_weights)
 
 
-def measure_memory(model: nn.Module, objective: Objective) -> MemoryUse:
+def measure_memory(model: nn.Module, objective: Objective | None = None) -> MemoryUse:
     """Measures a forward pass of a batch, and what AdamW would take from its weights and what a pass saves.
 
     The activations of a backward pass are measured on two examples and scaled to the batch; gradients and the two
-    moments of AdamW take three times the trained weights.
+    moments of AdamW take three times the trained weights. Without an objective only the weights are known.
     """
     weights = sum(own_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = next(iter((*model.parameters(), *model.buffers()))).device
+    measured_by = "tensor allocations" + (" on CUDA" if device.type == "cuda" else ", torch profiler")
+    if objective is None:
+        return MemoryUse(weights=weights, measured_by=measured_by)
     training = model.training
     model.eval()
     with torch.no_grad(), allocation_peak(device) as inference:
         objective.value()
-    found = MemoryUse(
-        weights=weights,
-        inference_peak=weights + inference.bytes,
-        measured_by="tensor allocations" + (" on CUDA" if device.type == "cuda" else ", torch profiler"),
-    )
+    found = MemoryUse(weights=weights, inference_peak=weights + inference.bytes, measured_by=measured_by)
     if isinstance(objective, BatchObjective):
         few = objective.narrow(_PROBED_EXAMPLES)
         saved = saved_for_backward_bytes(lambda: few.loss(model, few.batch))

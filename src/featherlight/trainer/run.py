@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.optim import Optimizer
@@ -158,8 +159,9 @@ class Run:
             if found is not None:
                 restore_optimizer(self, optimizer, found)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
-            probe = shared(stage.objective(0, Meter()), team)
-            memory = memory if memory is not None else measure_memory(self.experiment.model, probe)
+            if memory is None:
+                probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
+                memory = measure_memory(self.experiment.model, *probes)
             self.experiment.model.train(stage.training)
             return self._fit(
                 lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
@@ -188,19 +190,16 @@ class Run:
     ) -> MemoryUse:
         with self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
-            if memory.training_peak is None and self.clock.progress < 1:
-                with self._peak() as peak:
-                    fit(
-                        optimizer,
-                        objective,
-                        clock=self.clock,
-                        scheduler=scheduler,
-                        callbacks=callbacks,
-                        until_step=self.clock.step + _PROFILED_STEPS,
-                    )
-                memory = memory.with_training(peak.bytes)
+            go_on = partial(fit, optimizer, objective, clock=self.clock, scheduler=scheduler, callbacks=callbacks)
+            measured = _measured(self.experiment.stages[self.stage], self.clock.step)
+            if memory.training_peak is None and measured:
+                go_on(until_step=measured[0])
+                if self.clock.progress < 1 and not self.clock.interrupted:
+                    with self._peak() as peak:
+                        go_on(until_step=measured[-1] + 1)
+                    memory = memory.with_training(peak.bytes)
             callbacks.append(_Evaluations(self, optimizer, saves=journal is None))
-            fit(optimizer, objective, clock=self.clock, scheduler=scheduler, callbacks=callbacks)
+            go_on()
         if journal is None:
             self.save(optimizer)
         return memory
@@ -285,6 +284,11 @@ class Run:
         if stopped == "finished":
             self.directory.save.unlink(missing_ok=True)
         write_report([read_run(self.directory.path)], self.directory.report)
+
+
+def _measured(stage: Stage, step: int) -> list[int]:
+    """Those of the next steps whose memory is measured."""
+    return [number for number in range(step, step + _PROFILED_STEPS) if stage.measured(number)]
 
 
 class _Evaluations:

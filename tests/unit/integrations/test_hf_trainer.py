@@ -27,7 +27,7 @@ from featherlight.objective import NonFiniteLossError
 from featherlight.optim import MeZO, RankOneSigns, ZerothOrderSGD
 from featherlight.optim.zeroth_order import StepRecord, Target
 from featherlight.recipes.finetune.config import FinetuneConfig
-from featherlight.recipes.finetune.methods import METHODS
+from featherlight.recipes.methods import METHODS
 
 Rows = list[dict[str, Any]]
 

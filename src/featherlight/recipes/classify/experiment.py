@@ -127,6 +127,7 @@ class _Classifier:
             head=self.model.head,
             lr=lr,
             settings=self.config.optimizer,
+            batch=self.config.batch,
             seed=self.config.seed,
             journal=journal,
             meter=meter,

@@ -13,9 +13,18 @@ from featherlight.data import confusion
 from featherlight.functional import QuantizedTensor
 from featherlight.meter import Meter
 from featherlight.nn.models import quiet_loading, save_pretrained
-from featherlight.objective import BatchObjective, ClipGradient, Objective, RewardObjective, finite
+from featherlight.objective import (
+    BatchObjective,
+    ClipGradient,
+    MinusScores,
+    Objective,
+    RewardObjective,
+    StreamedObjective,
+    finite,
+)
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.config import to_toml
+from featherlight.recipes.finetune.anchors import Anchors
 from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
 from featherlight.recipes.finetune.head_start import fit_head
 from featherlight.recipes.finetune.problem import Problem, build_problem
@@ -26,6 +35,11 @@ from featherlight.report import ConfusionTable, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
 from featherlight.transforms import dequantize
+
+_ANCHOR_RATIO = 10.0
+_MOST_MEASURED_ROWS = 1024
+_FEWEST_PROBED = 3
+"""Examples that the first step runs by themselves, in one pass."""
 
 
 def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment:
@@ -48,6 +62,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
                 budget=Budget(steps=config.steps, minutes=config.minutes),
                 schedule=SCHEDULES[config.optimizer.schedule],
                 training=method.dropout,
+                measured=finetune.is_measured,
                 begin=finetune.head_start,
             )
         ],
@@ -67,9 +82,12 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
 
 def _resolved(problem: Problem) -> FinetuneConfig:
     """The config with every choice made."""
-    config = problem.config
-    lr = config.optimizer.lr if config.optimizer.lr is not None else METHODS[config.method].default_lr
-    return replace(config, optimizer=replace(config.optimizer, lr=lr))
+    config, method = problem.config, METHODS[problem.config.method]
+    lr = config.optimizer.lr if config.optimizer.lr is not None else method.default_lr
+    anchor_lr = config.optimizer.anchor_lr
+    if method.anchored and anchor_lr is None:
+        anchor_lr = _ANCHOR_RATIO * lr
+    return replace(config, optimizer=replace(config.optimizer, lr=lr, anchor_lr=anchor_lr))
 
 
 class _Finetune:
@@ -80,6 +98,8 @@ class _Finetune:
         self.problem = problem
         self.display = display
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
+
+        self.anchors = self._anchors() if METHODS[config.method].anchored else None
 
     @property
     def model(self) -> nn.Module:
@@ -93,6 +113,7 @@ class _Finetune:
             head=self.problem.loaded.head,
             lr=lr,
             settings=self.config.optimizer,
+            batch=self.config.batch,
             seed=self.config.seed,
             journal=journal,
             meter=meter,
@@ -100,9 +121,11 @@ class _Finetune:
         return METHODS[self.config.method].build(setup)
 
     def objective(self, step: int, meter: Meter) -> Objective:
-        rows = self.problem.sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
+        if self.anchors is not None and self.anchors.is_anchor(step):
+            return self._streamed(step, self.anchors.rows(step), meter)
+        rows = self._rows(step)
         batch = self.problem.batch(self.problem.train, rows)
-        seed, micro_batch = (self.config.seed + step) % (1 << 63), self.config.micro_batch
+        seed, micro_batch = self._dropout_seed(step), self.config.micro_batch
         if self.config.objective == "metric":
             score = self.problem.loss.scores
             return RewardObjective(self.model, batch, score, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
@@ -110,6 +133,42 @@ class _Finetune:
         objective = BatchObjective(self.model, batch, loss, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
         clip = self.config.optimizer.clip
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
+
+    def is_measured(self, step: int) -> bool:
+        """Memory is measured on small batches, where there are such."""
+        if self.anchors is None or not self.anchors.is_anchor(step):
+            return True
+        return self.anchors.every == 1 and self.anchors.num_rows <= _MOST_MEASURED_ROWS
+
+    def _anchors(self) -> Anchors:
+        optimizer, sampler = self.config.optimizer, self.problem.sampler
+        found = Anchors(
+            every=optimizer.anchor_every,
+            large=optimizer.anchor_batch,
+            small=min(self.config.batch, sampler.num_rows),
+            sampler=sampler,
+        )
+        if found.large is not None and found.large > found.num_rows:
+            self.display.say(
+                f"note: an anchor is to take {found.large:,} rows, but there are {found.num_rows:,}; it takes them all"
+            )
+        return found
+
+    def _rows(self, step: int) -> Sequence[int]:
+        if self.anchors is not None:
+            return self.anchors.rows(step)
+        return self.problem.sampler.indices(step * self.config.batch, min(self.config.batch, len(self.problem.train)))
+
+    def _dropout_seed(self, step: int) -> int:
+        return (self.config.seed + step) % (1 << 63)
+
+    def _streamed(self, step: int, rows: Sequence[int], meter: Meter) -> StreamedObjective:
+        """Rows of similar lengths together, no more tokens at once than in a small batch."""
+        scores = self.config.objective == "metric"
+        loss = MinusScores(self.problem.loss.scores) if scores else finite(self.problem.loss, step, rows)
+        chunks = self.problem.batches(self.problem.train, indices=torch.as_tensor(rows), fewest=_FEWEST_PROBED)
+        seed = self._dropout_seed(step)
+        return StreamedObjective(self.model, chunks, loss, num_examples=len(rows), dropout_seed=seed, meter=meter)
 
     def head_start(self) -> str | None:
         """Fits a fresh head in closed form."""
@@ -142,6 +201,7 @@ class _Finetune:
             **({} if config.base == "float" else {"base": self._base()}),
             "trained parameters": self._trained(),
             "learning rate": f"{config.optimizer.lr:g}",
+            **({} if self.anchors is None else self._anchor_facts(self.anchors)),
         }
 
     def sections(self) -> Sequence[Section]:
@@ -191,6 +251,9 @@ class _Finetune:
         return (
             f"{self.config.base}: {len(held)} linear weights in {taken / 1e6:.1f} MB instead of {floats / 1e6:.1f} MB"
         )
+
+    def _anchor_facts(self, anchors: Anchors) -> Mapping[str, str]:
+        return {"anchors": anchors.text(), "learning rate at anchors": f"{self.config.optimizer.anchor_lr:g}"}
 
     def _trained(self) -> str:
         sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]

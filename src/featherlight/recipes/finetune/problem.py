@@ -82,13 +82,16 @@ class Problem:
             batch["prefix_hidden"] = cache.rows(indices, batch["attention_mask"])
         return batch
 
-    def batches(self, data: EncodedText, *, indices: Tensor | None = None) -> "Batches":
-        """All examples, or those at `indices`, in batches of a bounded number of tokens, similar lengths together."""
+    def batches(self, data: EncodedText, *, indices: Tensor | None = None, fewest: int = 1) -> "Batches":
+        """All examples, or those at `indices`, in batches of a bounded number of tokens, similar lengths together.
+
+        The longest come first. A batch has at least `fewest` examples where there are as many.
+        """
         which = torch.arange(len(data)) if indices is None else indices
         order = which[data.lengths[which].argsort(stable=True)].tolist()
         rows = []
         while order:
-            count = max(1, self.tokens_at_once // data.length(order[-1]))
+            count = max(fewest, self.tokens_at_once // data.length(order[-1]))
             rows.append(order[-count:])
             order = order[:-count]
         return Batches(self, data, rows)

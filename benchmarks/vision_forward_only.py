@@ -187,7 +187,7 @@ def compare(cell: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, 
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Test accuracy of every run, by start and method; a line where the start itself stands."""
+    """Test accuracy of every run, by start and method; a line at the validation accuracy of the start."""
     from matplotlib.figure import Figure
 
     colours = {"zo": "#0072b2", "mezo": "#d55e00", "adamw": "#009e73"}
@@ -204,7 +204,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         names = [f"{start}\n{'head start' if head_start else 'random head'}" for start, head_start in STARTS]
         axes.set_xticks(range(len(STARTS)), names, fontsize=7)
         axes.set_title(data)
-        axes.set_ylabel("test accuracy (line: before the first step)", fontsize=8)
+        axes.set_ylabel("test accuracy (line: validation, before the first step)", fontsize=8)
         axes.legend(fontsize=7)
     figure.savefig(path)
 

@@ -127,7 +127,7 @@ class Bench:
         order = IndexPermutation(len(splits.train), 0).indices(0, TRAIN + VALID)
         images, labels = splits.train.images.permute(0, 2, 3, 1).numpy(), splits.train.labels.numpy()
         names = np.array(splits.train.classes)
-        arrays = {
+        arrays: dict[str, Any] = {
             "images": images[order[:TRAIN]],
             "labels": names[labels[order[:TRAIN]]],
             "valid_images": images[order[TRAIN:]],

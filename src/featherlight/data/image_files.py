@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ def _as_bytes(path: Path, name: str, array: NDArray) -> NDArray[np.uint8]:
     return np.rint(array * 255).astype(np.uint8) if largest == 1 else array.astype(np.uint8)
 
 
-def _label_values(path: Path, name: str, array: NDArray, classes: Sequence[str]) -> list[int | str]:
+def _label_values(path: Path, name: str, array: NDArray, classes: Sequence[str]) -> list[Any]:
     """Labels as Python values, as names where classes have names."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -174,7 +175,7 @@ def _label_values(path: Path, name: str, array: NDArray, classes: Sequence[str])
         raise ValueError(f"`{name}` of {path} holds labels that are NaN or not whole, which name no class. Mend them.")
     if array.dtype.kind not in "biufU":
         raise ValueError(f"`{name}` of {path} must hold whole numbers or text; got {array.dtype}.")
-    values = (array.astype(np.int64) if array.dtype.kind in "bf" else array).tolist()
+    values: list[Any] = (array.astype(np.int64) if array.dtype.kind in "bf" else array).tolist()
     return [classes[value] if classes and 0 <= value < len(classes) else value for value in values]
 
 

@@ -100,8 +100,8 @@ class ImageSet:
         """SHA-256 of images and labels."""
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
         for part in self.images.split(_CHUNK_IMAGES):
-            digest.update(part.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().contiguous().numpy())
+            digest.update(part.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -123,6 +123,11 @@ class ImageSplits:
         """The images of some classes in each part; raises ValueError as `ImageSet.only` does."""
         valid, test = (part if part is None else part.only(classes) for part in (self.valid, self.test))
         return ImageSplits(train=self.train.only(classes), valid=valid, test=test)
+
+    def to(self, device: torch.device) -> "ImageSplits":
+        """The same on a device."""
+        valid, test = (part if part is None else part.to(device) for part in (self.valid, self.test))
+        return ImageSplits(train=self.train.to(device), valid=valid, test=test)
 
     def with_valid(self, fraction: float) -> "ImageSplits":
         """The same with a share of the training images split off to validate, unless there is such a part already.

@@ -81,9 +81,9 @@ class SmallConvNet(nn.Module):
     @property
     def blocks(self) -> list[nn.Sequential]:
         """Convolution, normalization, rectifier and any pooling, in the order in which they run."""
-        count = len(self.settings["channels"])
-        size = len(self.features) // count
-        return [self.features[number * size : (number + 1) * size] for number in range(count)]
+        parts, count = list(self.features), len(self.settings["channels"])
+        size = len(parts) // count
+        return [nn.Sequential(*parts[number * size : (number + 1) * size]) for number in range(count)]
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
         """The logits of images of any size, with values in [0, 1] where the network has statistics of such."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from featherlight.data import ImageSet, IndexPermutation, confusion, load_images
+from featherlight.data import ImageSet, ImageSplits, IndexPermutation, confusion, load_images
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
@@ -50,15 +50,13 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
     workspace.display.say(f"loading {config.data}")
     splits = load_images(config.data)
     splits = (splits.only(config.classes) if config.classes else splits).with_valid(config.valid_fraction)
-    assert splits.valid is not None, "with_valid has seen to it"
     network = build_network(config, splits.train)
     resolved = _resolved(config, network)
     method = METHODS[config.method]
     origin = {"base": base_digest(network), "data": splits.train.digest()}
     device = default_device(config.device)
     network.model.to(device)
-    parts = [part if part is None else part.to(device) for part in (splits.train, splits.valid, splits.test)]
-    classifier = _Classifier(resolved, network, *parts, workspace.display)
+    classifier = _Classifier(resolved, network, splits.to(device), workspace.display)
     steps = config.steps or config.epochs * math.ceil(len(splits.train) / config.batch)
     return Experiment(
         model=network.model,
@@ -101,23 +99,16 @@ def _resolved(config: ClassifyConfig, network: Network) -> ClassifyConfig:
 class _Classifier:
     """Network and images, and what the run procedure asks of them."""
 
-    def __init__(
-        self,
-        config: ClassifyConfig,
-        network: Network,
-        train: ImageSet,
-        valid: ImageSet,
-        test: ImageSet | None,
-        display: Display,
-    ) -> None:
+    def __init__(self, config: ClassifyConfig, network: Network, splits: ImageSplits, display: Display) -> None:
+        assert splits.valid is not None, "`with_valid` has seen to it"
         self.config = config
         self.network = network
         self.model = network.model
-        self.train = train
-        self.valid = valid
-        self.test = test
+        self.train = splits.train
+        self.valid = splits.valid
+        self.test = splits.test
         self.display = display
-        self._sampler = IndexPermutation(len(train), config.seed)
+        self._sampler = IndexPermutation(len(splits.train), config.seed)
 
     def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
         lr = self.config.optimizer.lr

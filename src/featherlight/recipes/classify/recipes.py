@@ -41,9 +41,7 @@ def mnist_base() -> ClassifyConfig:
     return replace(_MNIST, classes=("0", "1", "2", "3", "4"))
 
 
-@recipe(
-    cost="half a minute on 1 core, the memory of inference", data=f"{_MNIST_DATA}, and the run of classify/mnist_base"
-)
+@recipe(cost="half a minute on 1 core", data=f"{_MNIST_DATA}, and the run of classify/mnist_base")
 def mnist_zo() -> ClassifyConfig:
     """From five digits to all ten: head start, then forward passes alone."""
     return replace(_MNIST, initial="runs/classify-mnist_base", method="zo", head_start=True, steps=1000, optimizer=_ZO)
@@ -61,9 +59,7 @@ def cifar10_base() -> ClassifyConfig:
     return replace(_CIFAR10, classes=("airplane", "automobile", "bird", "cat", "deer"))
 
 
-@recipe(
-    cost="2 minutes on 1 core, the memory of inference", data=f"{_CIFAR10_DATA}, and the run of classify/cifar10_base"
-)
+@recipe(cost="2 minutes on 1 core", data=f"{_CIFAR10_DATA}, and the run of classify/cifar10_base")
 def cifar10_zo() -> ClassifyConfig:
     """From five classes to all ten: head start, then forward passes alone."""
     return replace(

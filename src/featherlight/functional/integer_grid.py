@@ -82,8 +82,8 @@ class IntegerGrid:
             units = units.round_()
         else:
             below = units.floor()
-            odds = (units - below).mul_(_HALVES)
-            units = below + (self._grouped(halves).to(exact.dtype) + 0.5 < odds)
+            odds = (units - below).mul_(_HALVES).round_()
+            units = below + (self._grouped(halves).to(exact.dtype) < odds)
         codes = units.clamp_(-self.highest - 1, self.highest).to(torch.int8).flatten(1)
         if self.bits == 8:
             return codes

@@ -24,7 +24,7 @@ class _Part(NamedTuple):
 
     decay: float
     rate: float
-    count: int
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,14 +72,14 @@ class HeldBack:
     def apply_(self, rows: Float[Tensor, "n C"], first_row: int) -> None:
         """Takes some rows of the weight through the steps, term by term as a weight of floats would be."""
         first = 0
-        for decay, rate, count in self.parts:
+        for decay, rate, size in self.parts:
             if decay != 1.0:
                 rows.mul_(decay)
-            some = slice(first, first + count)
+            some = slice(first, first + size)
             left = unpack_signs(self.left[some], self.rows, rows.dtype)[:, first_row : first_row + len(rows)]
             right = unpack_signs(self.right[some], self.columns, rows.dtype)
             subtract_(rows, Factors(left, right), self.coefficients[some], rate)
-            first += count
+            first += size
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""

@@ -74,7 +74,7 @@ class FinetuneConfig:
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     base: Literal["float", "int8", "int4"] = "float"
-    merge_rank: int = 128
+    merge_rank: int = 256
     device: str = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 

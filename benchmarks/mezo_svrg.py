@@ -111,7 +111,7 @@ def variance(short: bool) -> list[dict[str, Any]]:
                 norm = sum(float(start[id(t.parameter)].square().sum()) for t in optimizer.targets)
                 row = {"what": "estimator variance", "head_start": head_start, "steps_away": optimizer.steps_done}
                 row |= {"relative_distance": (moved / norm) ** 0.5, "batch": BATCH, "rows": ROWS}
-                found.append(row | noise_at(task, optimizer, 3 if short else 8))
+                found.append(row | noise_at(task, optimizer, 2 if short else 4))
                 print(found[-1], flush=True)
     return found
 

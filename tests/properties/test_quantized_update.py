@@ -118,6 +118,13 @@ def test_a_merge_rounds_the_exact_sum_to_a_neighbour_on_the_grid(layout: tuple, 
     assert ((weight.plain() - expected).abs() <= units * (1 + 1e-4))[inside].all()
 
 
+def test_a_change_of_another_kind_is_not_dropped() -> None:
+    target = held_target()
+    weight_of(target).change = object()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match=r"has a object beside its whole numbers, onto which steps cannot be put"):
+        apply([target], records_of(1, directions=2, seed=0))
+
+
 def test_merges_are_fair() -> None:
     """Over many seeds the mean of merged weights is the exact sum."""
     [record] = records_of(1, directions=2, seed=0, rate=3e-6)

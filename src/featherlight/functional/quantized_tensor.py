@@ -156,21 +156,22 @@ class QuantizedTensor(Tensor):
         """`x W^T` where `transposed`, else `x W`, in the dtype of `x` and without a graph."""
         rows, columns = self.shape
         flat = x.reshape(-1, x.shape[-1])
-        factors = None if self.change is None else tuple(factor.to(x.dtype) for factor in self.change.factors())
+        factors = None if self.change is None else self.change.factors()
         is_few = len(flat) * (rows + columns) < rows * columns
         y = flat.new_zeros(len(flat), rows if transposed else columns)
         for first, count in self.blocks():
-            weight = self._stored_rows(first, count, x.dtype)
+            weight = self._stored_rows(first, count, _exact_dtype(self.dtype))
             if self.change is not None and self.change.decay != 1.0:
                 weight.mul_(self.change.decay)
             if factors is not None and not is_few:
                 weight.addmm_(factors[0][:, first : first + count].T, factors[1], alpha=-1)
+            weight = weight.to(x.dtype)
             if transposed:
                 torch.mm(flat, weight.T, out=y[:, first : first + count])
             else:
                 y.addmm_(flat[:, first : first + count], weight)
         if factors is not None and is_few:
-            out, into = factors if transposed else factors[::-1]
+            out, into = (one.to(x.dtype) for one in (factors if transposed else factors[::-1]))
             y.addmm_(flat @ into.T, out, alpha=-1)
         return y.view(*x.shape[:-1], y.shape[1])
 

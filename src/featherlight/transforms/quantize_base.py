@@ -130,7 +130,7 @@ def _reason(
     if kind is not nn.Linear and not is_conv1d:
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         return f"it is {article} {kind.__name__}, for which there is no product with whole numbers"
-    others = [one for one in uses[id(matrices[0])] if one != f"{name}.weight"]
+    others = [one for one in uses[id(matrices[0])] if one != f"{name}.weight".removeprefix(".")]
     if others:
         return f"its weight is tied to `{others[0]}`"
     if name in skip:

@@ -127,6 +127,13 @@ def test_any_other_function_sees_the_floats() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_rounded_once(dtype: torch.dtype) -> None:
+    weight = QuantizedTensor.rounded(draw(9, 45, dtype=dtype), bits=8, group=None, merge_rank=0)
+    assert weight.dtype == dtype
+    assert torch.equal(F.linear(torch.eye(45, dtype=dtype), weight), weight.exact_rows(0, 9).to(dtype).T)
+
+
 def test_autocast_multiplies_in_its_own_dtype() -> None:
     weight = quantized()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -54,6 +54,14 @@ def test_only_the_named_layers_are_replaced_and_frozen_ones_stay_frozen() -> Non
     assert not model["head"].weight.requires_grad
 
 
+def test_a_model_that_is_one_layer_is_replaced_whole() -> None:
+    layer = nn.Linear(6, 4)
+    assert quantize_base(layer).replaced == ("",)
+    assert isinstance(layer.weight, QuantizedTensor)
+    dequantize(layer)
+    assert type(layer.weight) is nn.Parameter
+
+
 def test_the_way_back_gives_plain_parameters_with_the_same_outputs() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
     quantize_base(model, bits=4)

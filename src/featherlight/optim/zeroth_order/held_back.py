@@ -115,8 +115,16 @@ def hold_back(weight: QuantizedTensor, target: Target, decay: float, terms: Sequ
 
     Returns:
         Random words that were drawn; 0 if nothing was rounded.
+
+    Raises:
+        ValueError: something else than steps is kept beside the weight.
     """
-    before = weight.change if isinstance(weight.change, HeldBack) else _nothing(target, terms[0].coefficients)
+    before = weight.change if weight.change is not None else _nothing(target, terms[0].coefficients)
+    if not isinstance(before, HeldBack):
+        raise ValueError(
+            f"`{target.name}` has a {type(before).__name__} beside its whole numbers, onto which steps cannot be put. Bake it in "
+            "(`dequantize`) and quantize the model again."
+        )
     held = before.after(decay, terms, target)
     weight.change = held
     return _merge_(weight, target, stream) if held.rank > weight.merge_rank else 0

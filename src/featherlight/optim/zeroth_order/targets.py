@@ -191,7 +191,8 @@ def targets_of(model: nn.Module, param_groups: list[dict[str, Any]]) -> list[Tar
             index, name = names[id(parameter)]
             if not parameter.dtype.is_floating_point or parameter.element_size() < 2:
                 raise ValueError(
-                    f"`{name}` has dtype {parameter.dtype}, which cannot be trained. Freeze it (requires_grad=False)."
+                    f"`{name}` has dtype {parameter.dtype}, which cannot be trained. Freeze it (requires_grad=False), "
+                    "or load the model as floats and hold it in 8 bits by `quantize_base`."
                 )
             targets.append(
                 Target(

@@ -124,7 +124,9 @@ TABLE: dict[str, Row] = {
         weight_decay=1e-3,
     ),
     "AGZO": of_ours(AGZO, lr=0.01, sigma=1e-2),
-    "AGZO normalized": of_ours(AGZO, lr=0.02, sigma=1e-2, normalize=SpreadNormalized(decay=0.9), weight_decay=1e-3),
+    "AGZO normalized": of_ours(
+        AGZO, lr=0.02, rank=1, sigma=1e-2, normalize=SpreadNormalized(decay=0.9), weight_decay=1e-3
+    ),
 }
 every_row = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 with_groups = {name: row for name, row in TABLE.items() if row.groups}

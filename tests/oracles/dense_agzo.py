@@ -13,10 +13,18 @@ class DenseAGZO:
     """The targets' parameters are moved; `alone` says which weights are those of Linear layers and of nothing else."""
 
     def __init__(
-        self, model: nn.Module, targets: list[Target], alone: set[str], *, lr: float, sigma: float, seed: int
+        self,
+        model: nn.Module,
+        targets: list[Target],
+        alone: set[str],
+        *,
+        lr: float,
+        rank: int,
+        sigma: float,
+        seed: int,
     ) -> None:
         self.model, self.targets, self.alone = model, targets, alone
-        self.lr, self.sigma, self.seed = lr, sigma, seed
+        self.lr, self.rank, self.sigma, self.seed = lr, rank, sigma, seed
         self.steps_done = 0
 
     @torch.no_grad()
@@ -52,10 +60,31 @@ class DenseAGZO:
             return left.view(target.parameter.shape)
         right = right_signs(target, seed=self.seed, step=self.steps_done)
         if calls:
-            mixed = torch.zeros(target.columns, dtype=torch.float64)
-            for number, x_NC in enumerate(calls):
-                stream = {"seed": self.seed, "step": self.steps_done, "parameter": target.index + 2**30}
-                signs = [sign(row, **stream, direction=number) for row in range(len(x_NC))]
-                mixed += torch.tensor(signs, dtype=torch.float64) @ x_NC
-            right = mixed / mixed.square().mean().sqrt()
+            basis = self._basis([self._mixture(target, calls, number) for number in range(self.rank)])
+            signs = self._signs(target, 2**30, range(len(basis)))
+            right = sum(sign * vector for sign, vector in zip(signs, basis, strict=True))
+            right = right / right.square().mean().sqrt()
         return torch.outer(left, right).view(target.parameter.shape)
+
+    def _mixture(self, target: Target, calls: list[Tensor], number: int) -> Tensor:
+        mixed = torch.zeros(target.columns, dtype=torch.float64)
+        for call, x_NC in enumerate(calls):
+            signs = self._signs(target, call, range(number * len(x_NC), (number + 1) * len(x_NC)))
+            mixed += torch.tensor(signs, dtype=torch.float64) @ x_NC
+        return mixed
+
+    def _basis(self, mixtures: list[Tensor]) -> list[Tensor]:
+        """Gram and Schmidt's; what adds nothing is left out."""
+        basis: list[Tensor] = []
+        for mixture in mixtures:
+            rest = mixture
+            for _ in range(2):
+                for one in basis:
+                    rest = rest - (rest @ one) * one
+            if rest.norm() > 1e-8 * mixture.norm():
+                basis.append(rest / rest.norm())
+        return basis
+
+    def _signs(self, target: Target, direction: int, elements: range) -> list[int]:
+        stream = {"seed": self.seed, "step": self.steps_done, "parameter": target.index + 2**30}
+        return [sign(element, **stream, direction=direction) for element in elements]

@@ -126,9 +126,12 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize(("name", "micro_batch"), [*((name, None) for name in ALONE), ("linear on sequences", 2)])
-def test_agzo_takes_the_steps_of_the_dense_reference(name: str, micro_batch: int | None) -> None:
-    options = {"lr": 2e-3, "sigma": 1e-3, "seed": SEED}
+@pytest.mark.parametrize(
+    ("name", "rank", "micro_batch"),
+    [*((name, rank, None) for name in ALONE for rank in (1, 3)), ("linear on sequences", 2, 2)],
+)
+def test_agzo_takes_the_steps_of_the_dense_reference(name: str, rank: int, micro_batch: int | None) -> None:
+    options = {"lr": 2e-3, "rank": rank, "sigma": 1e-3, "seed": SEED}
     assert_same_path(
         name,
         lambda model: AGZO(model, params=in_groups(model), **options),
@@ -138,12 +141,13 @@ def test_agzo_takes_the_steps_of_the_dense_reference(name: str, micro_batch: int
     )
 
 
+@pytest.mark.parametrize("rank", [1, 2, 50])
 @pytest.mark.parametrize(("name", "index", "side"), [("Conv1D of transformers", 0, 0), ("linear on sequences", 0, 1)])
-def test_agzo_moves_a_layer_within_the_span_of_its_inputs(name: str, index: int, side: int) -> None:
+def test_agzo_moves_a_layer_within_the_span_of_its_inputs(name: str, index: int, side: int, rank: int) -> None:
     model, objective = CASES[name].build(1, rows=1)
     weight = list(model.parameters())[index]
     before = weight.detach().clone()
-    optimizer = AGZO(model, 1e-3, sigma=1e-3)
+    optimizer = AGZO(model, 1e-3, rank, sigma=1e-3)
     for _ in range(4):
         optimizer.step(objective)
     change = (weight.detach() - before).movedim(side, -1)
@@ -336,6 +340,7 @@ def test_records_of_agzo_are_not_replayed() -> None:
         ),
         (lambda: LOZO(make_model(), 1e-3, sigma=0.0), "`sigma` must be a finite positive number"),
         (lambda: ConMeZO(make_model(), -1.0), "`lr` must be a finite positive number"),
+        (lambda: AGZO(make_model(), 1e-3, 0), "`rank` must be at least 1 mixture .* got 0"),
         (lambda: AGZO(make_model(), 1e-3, sigma=float("nan")), "`sigma` must be a finite positive number"),
     ],
 )

@@ -13,6 +13,8 @@ from featherlight.optim.zeroth_order import Journal
 from featherlight.optim.zeroth_order.update import MAX_DIRECTIONS
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
+_DEFAULT_SIGMA = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -37,6 +39,11 @@ class Setup:
     seed: int
     journal: Journal | None
     meter: Meter
+
+    @property
+    def sigma(self) -> float:
+        """Scale of the perturbation."""
+        return _DEFAULT_SIGMA if self.settings.sigma is None else self.settings.sigma
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -97,7 +104,7 @@ def _normalize(settings: OptimizerConfig) -> SpreadNormalized | None:
 def _recorded(setup: Setup) -> dict[str, Any]:
     """What all methods are told that keep a journal."""
     return {
-        "sigma": setup.settings.sigma,
+        "sigma": setup.sigma,
         "weight_decay": setup.settings.weight_decay,
         "params": _groups(setup),
         "seed": setup.seed,
@@ -120,7 +127,7 @@ def _mezo(setup: Setup) -> Optimizer:
     return MeZO(
         setup.model,
         setup.lr,
-        sigma=setup.settings.sigma,
+        sigma=setup.sigma,
         weight_decay=setup.settings.weight_decay,
         seed=setup.seed,
         meter=setup.meter,

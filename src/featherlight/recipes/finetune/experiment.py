@@ -41,6 +41,8 @@ _MOST_MEASURED_ROWS = 1024
 _FEWEST_PROBED = 3
 """Examples that the first step runs by themselves, in one pass."""
 
+_SIGMAS = {"loss": 1e-3, "metric": 1e-2}
+
 
 def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment:
     """Loads model and data.
@@ -83,11 +85,13 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
 def _resolved(problem: Problem) -> FinetuneConfig:
     """The config with every choice made."""
     config, method = problem.config, METHODS[problem.config.method]
-    lr = config.optimizer.lr if config.optimizer.lr is not None else method.default_lr
-    anchor_lr = config.optimizer.anchor_lr
+    given = config.optimizer
+    lr = given.lr if given.lr is not None else method.default_lr
+    sigma = given.sigma if given.sigma is not None else _SIGMAS[config.objective]
+    anchor_lr = given.anchor_lr
     if method.anchored and anchor_lr is None:
         anchor_lr = _ANCHOR_RATIO * lr
-    return replace(config, optimizer=replace(config.optimizer, lr=lr, anchor_lr=anchor_lr))
+    return replace(config, optimizer=replace(given, lr=lr, sigma=sigma, anchor_lr=anchor_lr))
 
 
 class _Finetune:

@@ -160,11 +160,12 @@ def forwards_to(row: Row, bar: float) -> float:
 
 
 def table(plan: Plan, rows: Rows, place: tuple[str, str]) -> list[Row]:
-    """A line for each variant. The bar is 95% of the largest gain in the held-out metric, of AdamW or any other."""
+    """A line for each variant. The bar is 95% of the largest gain in the held-out metric by forward passes alone."""
     runs = {name: found for name in plan.variants if (found := plan.chosen(rows, place, name))}
     bars = {}
     for seed in plan.seeds:
-        of_seed = [row for found in runs.values() for row in found if row["seed"] == seed and row["variant"] != START]
+        forward_only = [found for name, found in runs.items() if name not in (START, CEILING)]
+        of_seed = [row for found in forward_only for row in found if row["seed"] == seed]
         if of_seed:
             start = of_seed[0]["held_out"][0][2]
             bars[seed] = start + 0.95 * (max(point[2] for row in of_seed for point in row["held_out"]) - start)
@@ -186,11 +187,17 @@ def table(plan: Plan, rows: Rows, place: tuple[str, str]) -> list[Row]:
                 "reached_bar": sum(one < float("inf") for one in reached),
                 "forwards_to_bar": _or_none(statistics.median(reached)) if reached else None,
                 "step_seconds": spread([row["step_seconds"] for row in found]),
-                "training_peak_megabytes": statistics.median(row["training_peak_megabytes"] for row in found),
-                "megabytes_above_inference": statistics.median(row["megabytes_above_inference"] for row in found),
+                "training_peak_megabytes": _median(found, "training_peak_megabytes"),
+                "megabytes_above_inference": _median(found, "megabytes_above_inference"),
             }
         )
     return lines
+
+
+def _median(found: Sequence[Row], name: str) -> float | None:
+    """Of what was measured; a run of a single large step has no peak of small ones."""
+    values = [row[name] for row in found if row[name] is not None]
+    return statistics.median(values) if values else None
 
 
 def _or_none(value: float) -> float | None:
@@ -230,11 +237,12 @@ def show(lines: Sequence[Row]) -> None:
     print("|---|---|---|---|---|---|")
     for line in lines:
         test, edge = line["test"], " (edge)" if line["lr_at_edge"] else ""
+        above = "-" if line["megabytes_above_inference"] is None else f"{line['megabytes_above_inference']:.1f}"
         to_bar = f"{line['forwards_to_bar']:,.0f}" if line["forwards_to_bar"] is not None else "not reached"
         print(
             f"| {line['variant']} | {line['lr']:g}{edge} | {test['median']:.3f} ({test['min']:.3f} to {test['max']:.3f}) | "
             f"{to_bar} ({line['reached_bar']} of {line['seeds']}) | {line['step_seconds']['median']:.0f} | "
-            f"{line['megabytes_above_inference']:.1f} |"
+            f"{above} |"
         )
 
 

@@ -158,8 +158,6 @@ def one_run(key: Row, variant: Variant, folder: Path) -> Row:
     )
     memory = record.summary.memory
     assert memory is not None
-    assert memory.training_peak is not None
-    assert memory.inference_peak is not None
     fitted = [[0, event.loss, event.values[task.metric]] for event in record.events if event.name == "head start"]
     after = [[point.forwards, point.loss, point.values[task.metric]] for point in record.evals if point.step]
     return key | {
@@ -171,7 +169,11 @@ def one_run(key: Row, variant: Variant, folder: Path) -> Row:
         "test_loss": scored["loss"],
         "seconds": time.perf_counter() - began,
         "step_seconds": finished.seconds,
-        "training_peak_megabytes": memory.training_peak / 1e6,
-        "megabytes_above_inference": (memory.training_peak - memory.inference_peak) / 1e6,
+        "training_peak_megabytes": _megabytes(memory.training_peak),
+        "megabytes_above_inference": _megabytes(memory.above_inference),
         "journal_bytes": record.summary.journal_bytes,
     }
+
+
+def _megabytes(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else num_bytes / 1e6

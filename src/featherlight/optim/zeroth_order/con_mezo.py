@@ -108,12 +108,13 @@ class ConMeZO(RecordedOptimizer):
         self.evaluator = SlopeEvaluator(family, sigma * math.sin(self.cone.angle))
         self.weights: dict[int, float] = {}
         self.mean_square = 0.0
+        self._tilt = 0.0
         self._products: dict[tuple[int, int], int] = {}
         self._directions: dict[int, Directions] = {}
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
         """Slopes along `u + tilt m`, which is the direction over `sin(angle)`."""
-        if not (tilt := self._tilt()):
+        if not (tilt := self._tilt):
             return self.evaluator.measure(objective, self.targets, stream)
         scales = [group["scale"] for group in self.param_groups]
         along = [self._past(step, [tilt * weight * scale for scale in scales]) for step, weight in self.weights.items()]
@@ -127,7 +128,7 @@ class ConMeZO(RecordedOptimizer):
             spread = self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
         own = scale * self._shrink() / spread
         rates = self._rates(own)
-        common = own * int(coefficients.sum()) * self._tilt()
+        common = own * int(coefficients.sum()) * self._tilt
         echoes = [Echo(step=step, rates=self._rates(common * weight)) for step, weight in self.weights.items()]
         for all_rates in (rates, *(echo.rates for echo in echoes)):
             require_finite_rates(scale, all_rates, self.steps_done)
@@ -144,7 +145,7 @@ class ConMeZO(RecordedOptimizer):
     def _rates(self, per_unit: float) -> tuple[float, ...]:
         return tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
 
-    def _tilt(self) -> float:
+    def _next_tilt(self) -> float:
         """What is added of the momentum to a direction of signs; 0 while there is none."""
         length = self._length()
         num_trained = sum(target.parameter.numel() for target in self.targets)
@@ -152,7 +153,7 @@ class ConMeZO(RecordedOptimizer):
 
     def _shrink(self) -> float:
         """From a slope along `u + tilt m` and that direction to a slope along the cone's and the cone's."""
-        return math.sin(self.cone.angle) ** 2 if self._tilt() else 1.0
+        return math.sin(self.cone.angle) ** 2 if self._tilt else 1.0
 
     def _length(self) -> float:
         """Of the momentum, up to the rounding of one sum."""
@@ -183,13 +184,14 @@ class ConMeZO(RecordedOptimizer):
         if self.normalize is not None:
             self.mean_square = self._next_mean_square(record.coefficients, record.scale)
         taken_in = (1 - self.cone.beta) * self._shrink() * record.scale
-        kept = self.cone.beta + taken_in * int(record.coefficients.sum()) * self._tilt()
+        kept = self.cone.beta + taken_in * int(record.coefficients.sum()) * self._tilt
         weights = {step: kept * weight for step, weight in self.weights.items()} | {record.step: taken_in}
         steps = list(weights)[-self.cone.window :]
         self.weights = {step: weights[step] for step in steps}
         self.earlier = {step: record if step == record.step else self.earlier[step] for step in steps}
         self._products = {pair: product for pair, product in self._products.items() if set(pair) <= set(steps)}
         self._directions = {step: drawn for step, drawn in self._directions.items() if step in self.weights}
+        self._tilt = self._next_tilt()
 
     def _own_state(self) -> dict[str, Any]:
         return {"mean_square": self.mean_square, "weights": list(self.weights.values())}
@@ -198,3 +200,4 @@ class ConMeZO(RecordedOptimizer):
         self.mean_square = state["mean_square"]
         self.weights = dict(zip(self.earlier, state["weights"], strict=True))
         self._products, self._directions = {}, {}
+        self._tilt = self._next_tilt()

@@ -155,8 +155,8 @@ def _apply(
     changes = [_changes(targets, record, drawn, number, earlier) for number, record in enumerate(run)]
     with torch.no_grad(), exact_products(drawn.device):
         written = sum(_take_through(target, run, changes, drawn, meter) for target in targets)
-    echoed = (addend.directions for addends in changes for addend in addends[1:])
-    meter.random_words += drawn.num_words - words_before + sum(one.num_words for one in echoed)
+    echoed = {id(addend.directions): addend.directions for addends in changes for addend in addends[1:]}
+    meter.random_words += drawn.num_words - words_before + sum(one.num_words for one in echoed.values())
     meter.weight_passes += written / max(1, sum(target.parameter.numel() for target in targets))
 
 
@@ -166,7 +166,28 @@ def _changes(
     """What a step subtracts, its own directions first; they are the `number`-th of a run's."""
     first = number * len(record.coefficients)
     own = Addend(directions=drawn, coefficients=record.coefficients, rates=record.rates, first=first)
-    return [own, *(echo_of(targets, earlier[echo.step], echo.rates) for echo in record.echoes)]
+    return [own, *_echoed(targets, record.echoes, earlier)]
+
+
+def _echoed(targets: Sequence[Target], echoes: Sequence[Echo], earlier: Mapping[int, StepRecord]) -> Iterator[Addend]:
+    """What is applied of earlier steps, in order; those of consecutive steps are drawn together."""
+    together: list[list[Echo]] = []
+    for echo in echoes:
+        record, before = earlier[echo.step], earlier[together[-1][-1].step] if together else None
+        if (
+            before is not None
+            and (record.step, record.seed) == (before.step + 1, before.seed)
+            and len(record.coefficients) == len(before.coefficients)
+        ):
+            together[-1].append(echo)
+        else:
+            together.append([echo])
+    for some in together:
+        drawn = directions_of(targets, earlier[some[0].step], num_steps=len(some))
+        for number, echo in enumerate(some):
+            coefficients = earlier[echo.step].coefficients
+            first = number * len(coefficients)
+            yield Addend(directions=drawn, coefficients=coefficients, rates=echo.rates, first=first)
 
 
 def echo_of(targets: Sequence[Target], record: StepRecord, rates: tuple[float, ...]) -> Addend:

@@ -24,7 +24,7 @@ from featherlight.integrations.hf_loss import given_loss, trainer_loss
 from featherlight.integrations.hf_objective import Inputs, MicroBatchLoss, MicroBatchObjective
 from featherlight.nn.models.pretrained import output_head
 from featherlight.objective import PerExampleLoss
-from featherlight.optim import RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim import MeZOSVRG, RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.optim.zeroth_order import Journal
 
 DEFAULT_LR = 1e-3
@@ -128,6 +128,11 @@ class ZerothOrderTrainer(Trainer):
         if self.optimizer is None:
             make = self._zeroth_order or zeroth_order_sgd
             self.optimizer = make(self.model if model is None else model, self.args)  # pyright: ignore[reportArgumentType]
+        if isinstance(self.optimizer, MeZOSVRG):
+            raise ValueError(
+                "MeZOSVRG measures its anchors on a batch much larger than a step's, which a Trainer does not collect. Pass "
+                "another forward-only optimizer, or step it in a loop of your own."
+            )
         if not isinstance(self.optimizer, AcceleratedOptimizer):
             self.optimizer = _ObjectiveOptimizer(self.optimizer, self._take_step)
         return self.optimizer

@@ -24,7 +24,7 @@ from featherlight.integrations import hf_trainer
 from featherlight.integrations.hf_trainer import StepSampler, ZerothOrderTrainer, zeroth_order_sgd
 from featherlight.meter import allocation_peak
 from featherlight.objective import NonFiniteLossError
-from featherlight.optim import MeZO, RankOneSigns, ZerothOrderSGD
+from featherlight.optim import MeZO, MeZOSVRG, RankOneSigns, ZerothOrderSGD
 from featherlight.optim.zeroth_order import StepRecord, Target
 from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.methods import METHODS
@@ -477,6 +477,19 @@ def test_an_optimizer_that_needs_gradients_is_refused(arguments: Callable[..., T
     with pytest.raises(ValueError, match="asks for a gradient, but ZerothOrderTrainer makes forward passes alone"):
         trainer.train()
     assert same(base, weights(model))
+
+
+def test_an_optimizer_that_wants_a_larger_batch_at_times_is_refused(
+    arguments: Callable[..., TrainingArguments],
+) -> None:
+    trainer = ZerothOrderTrainer(
+        classifier(),
+        arguments(),
+        train_dataset=classified(),
+        zeroth_order=lambda model, args: MeZOSVRG(model, 1e-4, 1e-3),
+    )
+    with pytest.raises(ValueError, match="MeZOSVRG measures its anchors on a batch much larger than a step's"):
+        trainer.train()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class MeZOSVRG(RecordedOptimizer):
         meter: counts random words and weight passes.
 
     Attributes:
+        anchor_ratio: `anchor_lr / lr`.
         evaluator: measures the slopes.
         mean_square: what `normalize` carries from anchor to anchor, as in ZerothOrderSGD.
 

@@ -32,8 +32,8 @@ from featherlight.optim import CentredRanks, RankOneSigns, SpreadNormalized, Zer
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
-TREC = [(sigma, lr) for sigma in (0.1, 0.3) for lr in (0.03, 0.1, 0.3)]
-STORIES = [(sigma, lr) for sigma in (0.01, 0.03) for lr in (0.003, 0.01)]
+TREC = [(sigma, lr) for sigma in (0.1, 0.3) for lr in (0.1, 0.3)]
+STORIES = [(0.01, lr) for lr in (0.003, 0.01)]
 TREC_ROWS = {"train": 1000, "test": 500}
 NEW_TOKENS = 10
 NAMES = ("Lily", "Tom", "Ben", "Mia", "Sam", "Anna", "Max", "Sue", "Tim", "Lucy", "Jack", "Amy", "Bob", "Jane", "Leo")
@@ -248,7 +248,7 @@ def main() -> None:
     if not os.environ.get("FEATHERLIGHT_DATA"):
         parser.error("set FEATHERLIGHT_DATA to the folder that holds trec/ and stories260K/")
     source = Path(os.environ["FEATHERLIGHT_DATA"])
-    seeds, trec_steps, stories_steps = (SEEDS[:1], 150, 15) if arguments.short else (SEEDS, 600, 50)
+    seeds, trec_steps, stories_steps = (SEEDS[:1], 100, 15) if arguments.short else (SEEDS, 300, 40)
     data = trec_features(source)
     rows: list[dict[str, Any]] = []
     for side in TREC_SIDES:
@@ -257,29 +257,12 @@ def main() -> None:
         stories = Stories(source, Path(scratch))
         grid = STORIES[1:2] if arguments.short else STORIES
         rows += tuned(lambda seed, setting: stories_run(stories, seed, setting, stories_steps), grid, seeds)
-    targets = [
-        target(
-            "TREC: test accuracy gained by accuracy itself, raw, worst seed",
-            lowest_rise(rows, "accuracy, raw"),
-            ">=",
-            0.1,
-            "",
-        ),
-        target(
-            "TREC: test accuracy gained by accuracy itself, ranks, worst seed",
-            lowest_rise(rows, "accuracy, ranks"),
-            ">=",
-            0.1,
-            "",
-        ),
-        target(
-            "stories260K: share of vowels gained on unseen prompts, worst seed",
-            lowest_rise(rows, "vowels, raw"),
-            ">=",
-            0.05,
-            "",
-        ),
-    ]
+    asked = {
+        "TREC: test accuracy gained by accuracy itself, raw, worst seed": ("accuracy, raw", 0.1),
+        "TREC: test accuracy gained by accuracy itself, ranks, worst seed": ("accuracy, ranks", 0.1),
+        "stories260K: share of vowels gained on unseen prompts, worst seed": ("vowels, raw", 0.05),
+    }
+    targets = [target(title, lowest_rise(rows, side), ">=", least, "") for title, (side, least) in asked.items()]
     name = "rewards_short" if arguments.short else "rewards"
     write_results(name, rows, targets)
     draw(rows, RESULTS / f"{name}.svg")

@@ -55,6 +55,13 @@ def test_an_identity_shaping_gives_the_raw_slopes_for_uneven_groups() -> None:
     torch.testing.assert_close(raw.sum(), plus.mean() - minus.mean())
 
 
+def test_a_shaping_of_another_shape_is_refused() -> None:
+    model = make_model()
+    optimizer = sgd(model, directions=RankOneSigns(4), shaping=lambda plus, minus: (plus - minus).sum())
+    with pytest.raises(ValueError, match=r"`shaping` must return one number a direction, shape \(4,\).* got \(\)"):
+        optimizer.step(make_objective(model))
+
+
 class InMemory:
     def __init__(self) -> None:
         self.records: list[StepRecord] = []

@@ -60,10 +60,21 @@ def pair_slopes(
     def summed(per_example: Tensor) -> Tensor:
         return per_example.new_zeros(count).index_add_(0, direction_of, per_example)
 
+    differences = summed(plus_B - minus_B)
     if shaping is None:
-        return summed(plus_B - minus_B) / len(plus_B)
+        return differences / len(plus_B)
     examples = summed(torch.ones_like(plus_B))
-    return shaping(summed(plus_B) / examples, summed(minus_B) / examples) * examples / len(plus_B)
+    plus_K = summed(plus_B) / examples
+    minus_K = torch.where(
+        differences == 0, plus_K, summed(minus_B) / examples
+    )  # a tie, in whatever order it was summed
+    shaped = shaping(plus_K, minus_K)
+    if shaped.shape != (count,):
+        raise ValueError(
+            f"`shaping` must return one number a direction, shape ({count},), in the place of the differences it was handed; "
+            f"got {tuple(shaped.shape)}."
+        )
+    return shaped * examples / len(plus_B)
 
 
 class TieWatch:

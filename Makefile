@@ -6,7 +6,7 @@ export FEATHERLIGHT_DATA ?= $(wildcard $(DATA))
 
 DEMO := --model minilm --train stdlib-docs --trainable last:2 --minutes 1
 
-.PHONY: setup demo test test-wheel lint docs bench-zo bench-sst2 bench-loop clean
+.PHONY: setup demo test test-wheel lint docs bench-zo bench-methods bench-sst2 bench-loop clean
 
 setup: .venv/.ready
 
@@ -46,6 +46,9 @@ docs: setup
 
 bench-zo: setup
 	$(BIN)/python -m benchmarks.zeroth_order
+
+bench-methods: setup
+	$(BIN)/python -m benchmarks.zeroth_order_methods
 
 bench-sst2: setup
 	$(BIN)/python -m benchmarks.sst2

@@ -62,7 +62,7 @@ class DenseAGZO:
         if calls:
             basis = self._basis([self._mixture(target, calls, number) for number in range(self.rank)])
             signs = self._signs(target, 2**30, range(len(basis)))
-            right = sum(sign * vector for sign, vector in zip(signs, basis, strict=True))
+            right = torch.tensor(signs, dtype=torch.float64) @ torch.stack(basis)
             right = right / right.square().mean().sqrt()
         return torch.outer(left, right).view(target.parameter.shape)
 

@@ -104,9 +104,9 @@ def finetune(
             _refuse_settings(given, config, change, lr is not None, out, dry_run)
             command.go_on(resume, world=world, **settings)
             return
-        base = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
-        path = out if out is not None else Path("runs") / face.default_name(base)
-        plan = plan_runs(face.custom(), base=base, changes=[], seeds=1, out=path)
+        merged = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
+        path = out if out is not None else Path("runs") / face.default_name(merged)
+        plan = plan_runs(face.custom(), base=merged, changes=[], seeds=1, out=path)
         if dry_run:
             command.show_plan(plan, as_json=as_json, console=_console, world=world)
         else:

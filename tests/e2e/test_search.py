@@ -101,7 +101,7 @@ def test_a_search_that_is_killed_goes_on(run, tmp_path):
 
 def test_a_trial_that_is_worse_than_most_is_pruned(run, tmp_path):
     out = tmp_path / "study"
-    settings = (*SHORT, "--set", "epochs=3", "--set", "channels=[16]", "--space", "optimizer.lr=log:1e-6:1e-1")
+    settings = ("--set", "epochs=3", "--set", "channels=[16]", "--space", "optimizer.lr=log:1e-6:1e-1")
     done = run("search", "classify/digits", *settings, "--trials", 8, "--out", out, "--json")
     assert done.code == 0, done.err
     results = json.loads(done.out)

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from featherlight.functional import QuantizedTensor
 from featherlight.objective import NonFiniteLossError, Objective, ShareableObjective, Team
-from featherlight.optim import MeZO, RecordedOptimizer
+from featherlight.optim import AGZO, MeZO, RecordedOptimizer
 from featherlight.trainer.experiment import Experiment
 from featherlight.trainer.journal import weights_digest
 from featherlight.trainer.parallel import PARALLEL, Parallel
@@ -149,7 +149,7 @@ class World:
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raises ValueError if several processes cannot share the steps of an optimizer."""
-        if self.size > 1 and isinstance(optimizer, (MeZO, RecordedOptimizer)):
+        if self.size > 1 and isinstance(optimizer, (AGZO, MeZO, RecordedOptimizer)):
             raise _forward_only(type(optimizer).__name__)
 
     @contextmanager

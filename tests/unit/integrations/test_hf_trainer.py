@@ -127,7 +127,8 @@ def test_the_default_is_the_command_lines() -> None:
     model = classifier()
     optimizer = zeroth_order_sgd(model, TrainingArguments(output_dir="out", learning_rate=METHODS["zo"].default_lr))
     assert METHODS["zo"].default_lr == hf_trainer.DEFAULT_LR
-    assert optimizer.evaluator.sigma == config.sigma
+    assert config.sigma is None
+    assert optimizer.evaluator.sigma == 1e-3
     assert optimizer.evaluator.family.count is config.directions is None
     assert (optimizer.normalize is not None) == config.normalize
     body, head = optimizer.param_groups

@@ -243,7 +243,7 @@ def test_directions_of_whole_batches_start_from_an_offset_too(difference: Any) -
         optimizer.step(make_objective(model, step))
     stream = SignStream(seed=0, step=2)
     measured = optimizer._measure(make_objective(model, 2), stream)
-    evaluator = SlopeEvaluator(WholeBatchSigns(3), 1e-3, difference)
+    evaluator = SlopeEvaluator(WholeBatchSigns(3), 1e-3, difference=difference)
     here, there = (
         evaluator.measure(make_objective(m, 2), targets_of(m, [{"params": list(m.parameters())}]), stream).slopes
         for m in (model, anchor)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from featherlight.objective import BatchObjective, RewardObjective
-from featherlight.optim import CentredRanks, MeZO, MeZOSVRG, RankOneSigns, ZerothOrderSGD
+from featherlight.optim import CentredRanks, MeZO, RankOneSigns, ZerothOrderSGD
 from featherlight.optim.zeroth_order import StepRecord, Target
 from featherlight.optim.zeroth_order.shaping import pair_slopes
 from tests.oracles.centred_ranks import centred_rank_differences
@@ -74,19 +74,14 @@ def sgd(model: nn.Module, **options: Any) -> ZerothOrderSGD:
     return ZerothOrderSGD(model, 0.01, sigma=1e-2, **options)
 
 
-def svrg(model: nn.Module, **options: Any) -> MeZOSVRG:
-    return MeZOSVRG(model, 0.01, 0.01, anchor_every=2, sigma=1e-2, **options)
-
-
-@pytest.mark.parametrize("make", [sgd, svrg])
 @pytest.mark.parametrize("count", [1, 3, None])
-def test_a_shaped_run_is_replayed_to_the_same_bits(make: Any, count: int | None) -> None:
+def test_a_shaped_run_is_replayed_to_the_same_bits(count: int | None) -> None:
     model, journal = make_model(), InMemory()
     base = copy.deepcopy(model)
     options = {"directions": RankOneSigns(count), "shaping": CentredRanks(), "seed": 3}
-    optimizer = make(model, journal=journal, **options)
+    optimizer = sgd(model, journal=journal, **options)
     losses = [float(optimizer.step(make_objective(model, step))) for step in range(6)]
-    again = make(base, **options)
+    again = sgd(base, **options)
     again.replay(journal.records)
     assert bits_of(base) == bits_of(model)
     assert losses[0] == pytest.approx(float(make_objective(make_model(), 0).value()), rel=1e-2)
@@ -140,14 +135,11 @@ def run_ties(model: nn.Module, optimizer: Any, levels: int, steps: int) -> list[
     return [str(one.message) for one in caught]
 
 
-@pytest.mark.parametrize(
-    "make", [lambda m, **o: ZerothOrderSGD(m, 1e-6, **o), lambda m, **o: MeZOSVRG(m, 1e-6, 0, **o)]
-)
 @pytest.mark.parametrize("count", [1, None])
 @pytest.mark.parametrize("shaping", [None, CentredRanks()])
-def test_pairs_that_tie_are_warned_of_once(make: Any, count: int | None, shaping: Any) -> None:
+def test_pairs_that_tie_are_warned_of_once(count: int | None, shaping: Any) -> None:
     model = make_model()
-    optimizer = make(model, sigma=1e-7, directions=RankOneSigns(count), shaping=shaping)
+    optimizer = ZerothOrderSGD(model, 1e-6, sigma=1e-7, directions=RankOneSigns(count), shaping=shaping)
     (message,) = run_ties(model, optimizer, levels=1, steps=50)
     assert "both points of" in message
     assert "(100%)" in message

@@ -112,7 +112,7 @@ def test_forward_only_methods_and_one_mps_device_are_refused():
         world.check(journaled)
     with pytest.raises(ValueError, match="forward-only method MeZO runs in one process"):
         world.check_optimizer(MeZO(nn.Linear(2, 2), 1e-3))
-    on_mps: Any = SimpleNamespace(replay=None, device=torch.device("mps"))
+    on_mps: Any = SimpleNamespace(replay=None, model=nn.Linear(2, 2), device=torch.device("mps"))
     with pytest.raises(ValueError, match="the one MPS device"):
         world.check(on_mps)
 

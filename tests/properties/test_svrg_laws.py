@@ -44,8 +44,7 @@ def move(targets: list[Target], changes: list[Addend]) -> None:
                 target.parameter.data.add_(dense, alpha=float(coefficient) * change.rates[target.group])
 
 
-@pytest.mark.parametrize("share", [BESIDE, COPIED])
-@pytest.mark.parametrize("count", [1, None])
+@pytest.mark.parametrize(("count", "share"), [(1, COPIED), (None, BESIDE)])
 @pytest.mark.parametrize("name", CASES)
 def test_slopes_at_an_offset_are_those_of_moved_weights(
     name: str, count: int | None, share: int, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,7 @@
 """Forward-only methods side by side on four tasks: MiniLM, the same example-forwards, the same number of tuning trials.
 
     python -m benchmarks.zeroth_order_methods --short                             a few minutes
-    python -m benchmarks.zeroth_order_methods --task trec --setting last:2        under an hour on one core
+    python -m benchmarks.zeroth_order_methods --task trec --setting last:2        one task and setting
     python -m benchmarks.zeroth_order_methods                                     many hours; goes on where it stopped
     python -m benchmarks.zeroth_order_methods --part grid --task trec             the default beside nine points
 

@@ -22,7 +22,7 @@ class SmallConvNet(nn.Module):
         norm_groups: groups of channels that are normalized together, in each image by itself; None normalizes over the
             batch.
         pool: whether each convolution is followed by max pooling that halves the size. Without it the convolutions skip
-            every other place themselves, which takes about a tenth of the time on a CPU.
+            every other place themselves, which takes a fraction of the time on a CPU.
         mean: of each channel of the images, which is taken off them first; empty leaves them as they are.
         std: standard deviations, by which they are then divided.
 

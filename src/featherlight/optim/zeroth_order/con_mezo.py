@@ -14,7 +14,7 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.addend import Addend, inner_product
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
+from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
@@ -129,21 +129,8 @@ class ConMeZO(RecordedOptimizer):
         own = scale * self._shrink() / spread
         rates = self._rates(own)
         common = own * int(coefficients.sum()) * self._tilt
-        echoes = [Echo(step=step, rates=self._rates(common * weight)) for step, weight in self.weights.items()]
-        for all_rates in (rates, *(echo.rates for echo in echoes)):
-            require_finite_rates(scale, all_rates, self.steps_done)
-        return StepRecord(
-            step=self.steps_done,
-            seed=self.seed,
-            scale=scale,
-            rates=rates,
-            decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in self.param_groups),
-            coefficients=coefficients,
-            echoes=tuple(echo for echo in echoes if any(echo.rates)),
-        )
-
-    def _rates(self, per_unit: float) -> tuple[float, ...]:
-        return tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
+        echoes = (Echo(step=step, rates=self._rates(common * weight)) for step, weight in self.weights.items())
+        return self._new_record(coefficients, scale, rates, echoes=tuple(echo for echo in echoes if any(echo.rates)))
 
     def _next_tilt(self) -> float:
         """What is added of the momentum to a direction of signs; 0 while there is none."""

@@ -12,7 +12,6 @@ from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSig
 from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import StandardDeviation
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
-from featherlight.optim.zeroth_order.sgd import record_of_descent
 from featherlight.optim.zeroth_order.update import StepRecord, quantize_coefficients
 
 
@@ -78,4 +77,4 @@ class FZOO(RecordedOptimizer):
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())
         normalize = StandardDeviation()
         deviation = self.evaluator.sigma * normalize.spread(normalize.next(0.0, coefficients, scale), 1)
-        return record_of_descent(self, coefficients, scale, scale / deviation if deviation > 0 else 0.0)
+        return self._new_record(coefficients, scale, self._rates(scale / deviation if deviation > 0 else 0.0))

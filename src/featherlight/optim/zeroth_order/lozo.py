@@ -13,7 +13,7 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.addend import Addend
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
+from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
@@ -138,16 +138,7 @@ class LOZO(RecordedOptimizer):
             mean_square = self._next_mean_square(coefficients, scale)
             spread = self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
         per_lr = (1.0 if self.subspace.beta else scale) / spread
-        rates = tuple(to_float32(group["lr"] * group["scale"] * per_lr) for group in self.param_groups)
-        require_finite_rates(scale, rates, self.steps_done)
-        return StepRecord(
-            step=self.steps_done,
-            seed=self.seed,
-            scale=scale,
-            rates=rates,
-            decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in self.param_groups),
-            coefficients=coefficients,
-        )
+        return self._new_record(coefficients, scale, self._rates(per_lr))
 
     def _next_mean_square(self, coefficients: Tensor, scale: float) -> float:
         """That of slopes along whole directions; the parts of one have a slope in common."""

@@ -12,7 +12,7 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
+from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
@@ -123,17 +123,8 @@ class MeZOSVRG(RecordedOptimizer):
             anchor, spread = next(iter(self.earlier.values())), self._spread()
             rates = self._rates(scale / spread)
             echoes = (Echo(step=anchor.step, rates=self._rates(anchor.scale / spread)),)
-        for all_rates in (rates, *(echo.rates for echo in echoes)):
-            require_finite_rates(scale, all_rates, self.steps_done)
-        return StepRecord(
-            step=self.steps_done,
-            seed=self.seed,
-            scale=scale,
-            rates=rates,
-            decays=self._decays(),
-            coefficients=coefficients,
-            echoes=echoes,
-        )
+        decayed_steps = self._decayed_steps()
+        return self._new_record(coefficients, scale, rates, echoes=echoes, decayed_steps=decayed_steps)
 
     def _anchor_rates(self, coefficients: Int[Tensor, "K"], scale: float) -> tuple[float, ...]:
         spread = 1.0
@@ -142,15 +133,11 @@ class MeZOSVRG(RecordedOptimizer):
             spread = self.normalize.spread(mean_square, self.steps_done // self.anchor_every + 1) or float("inf")
         return self._rates(self.anchor_ratio * scale / spread)
 
-    def _rates(self, per_unit: float) -> tuple[float, ...]:
-        return tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
-
-    def _decays(self) -> tuple[float, ...]:
-        """1 but for the step before an anchor, which makes up for the period."""
+    def _decayed_steps(self) -> float:
+        """None but for the step before an anchor, which makes up for the period."""
         if (self.steps_done + 1) % self.anchor_every:
-            return (1.0,) * len(self.param_groups)
-        steps = self.anchor_ratio + self.anchor_every - 1
-        return tuple(to_float32(1 - group["lr"] * steps * group["weight_decay"]) for group in self.param_groups)
+            return 0.0
+        return self.anchor_ratio + self.anchor_every - 1
 
     def _spread(self) -> float:
         """That of the anchors' slopes so far; infinite where all were zero."""

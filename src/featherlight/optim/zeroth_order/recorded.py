@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
@@ -14,9 +15,15 @@ from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.evaluation import Slopes
-from featherlight.optim.zeroth_order.guards import frozen_statistics, require_eager, require_objective
+from featherlight.optim.zeroth_order.guards import (
+    frozen_statistics,
+    require_eager,
+    require_finite_rates,
+    require_objective,
+    to_float32,
+)
 from featherlight.optim.zeroth_order.targets import Target, targets_of
-from featherlight.optim.zeroth_order.update import StepRecord, apply_update, apply_updates
+from featherlight.optim.zeroth_order.update import Echo, StepRecord, apply_update, apply_updates
 
 
 class Journal(Protocol):
@@ -133,6 +140,43 @@ class RecordedOptimizer(Optimizer, ABC):
         for record in records:
             self._count_step(record)
         apply_updates(self.targets, records, meter=self.meter, earlier=earlier)
+
+    def _rates(self, per_unit: float) -> tuple[float, ...]:
+        """What a unit of the coefficients is worth in the step, for each parameter group."""
+        return tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in self.param_groups)
+
+    def _new_record(
+        self,
+        coefficients: Int[Tensor, "K"],
+        scale: float,
+        rates: tuple[float, ...],
+        *,
+        echoes: tuple[Echo, ...] = (),
+        decayed_steps: float = 1.0,
+    ) -> StepRecord:
+        """The next step, against its slopes.
+
+        Args:
+            coefficients: of the directions.
+            scale: what one unit of them is worth as a slope.
+            rates: what it is worth in the step.
+            echoes: of earlier steps.
+            decayed_steps: for how many steps of `lr` the weights decay.
+
+        Raises:
+            NonFiniteLossError: a rate is beyond float32.
+        """
+        for all_rates in (rates, *(echo.rates for echo in echoes)):
+            require_finite_rates(scale, all_rates, self.steps_done)
+        return StepRecord(
+            step=self.steps_done,
+            seed=self.seed,
+            scale=scale,
+            rates=rates,
+            decays=tuple(to_float32(1 - g["lr"] * decayed_steps * g["weight_decay"]) for g in self.param_groups),
+            coefficients=coefficients,
+            echoes=echoes,
+        )
 
     @contextmanager
     def _constant_sharing(self) -> Iterator[None]:

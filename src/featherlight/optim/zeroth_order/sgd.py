@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from featherlight.functional import SignStream
@@ -12,7 +11,7 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite_rates, to_float32
+from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.shaping import Shaping
@@ -83,7 +82,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         if self.normalize is not None:
             mean_square = self.normalize.next(self.mean_square, coefficients, scale)
             spread = self.normalize.spread(mean_square, self.steps_done + 1)
-        return record_of_descent(self, coefficients, scale, scale / spread if spread > 0 else 0.0)
+        return self._new_record(coefficients, scale, self._rates(scale / spread if spread > 0 else 0.0))
 
     def _remember(self, record: StepRecord) -> None:
         if self.normalize is not None:
@@ -94,30 +93,3 @@ class ZerothOrderSGD(RecordedOptimizer):
 
     def _take_state(self, state: dict[str, Any]) -> None:
         self.mean_square = state["mean_square"]
-
-
-def record_of_descent(
-    optimizer: RecordedOptimizer, coefficients: Int[Tensor, "K"], scale: float, per_unit: float
-) -> StepRecord:
-    """The next step of an optimizer against its slopes, with decoupled weight decay.
-
-    Args:
-        optimizer: its groups have `lr`, `scale` and `weight_decay`.
-        coefficients: of the directions.
-        scale: what one unit of them is worth as a slope.
-        per_unit: what it is worth in the step, before the learning rates.
-
-    Raises:
-        NonFiniteLossError: a rate is beyond float32.
-    """
-    groups = optimizer.param_groups
-    rates = tuple(to_float32(group["lr"] * group["scale"] * per_unit) for group in groups)
-    require_finite_rates(scale, rates, optimizer.steps_done)
-    return StepRecord(
-        step=optimizer.steps_done,
-        seed=optimizer.seed,
-        scale=scale,
-        rates=rates,
-        decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in groups),
-        coefficients=coefficients,
-    )

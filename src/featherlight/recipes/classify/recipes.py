@@ -29,37 +29,37 @@ def digits() -> ClassifyConfig:
     return ClassifyConfig(optimizer=_ADAMW)
 
 
-@recipe(cost="40 s on 1 core", data=_MNIST_DATA)
+@recipe(cost="minutes on 1 core", data=_MNIST_DATA)
 def mnist() -> ClassifyConfig:
     """A small convolutional network on MNIST, with AdamW."""
     return _MNIST
 
 
-@recipe(cost="20 s on 1 core", data=_MNIST_DATA)
+@recipe(cost="minutes on 1 core", data=_MNIST_DATA)
 def mnist_base() -> ClassifyConfig:
     """The same on the digits 0 to 4 alone: what `classify/mnist_zo` starts from."""
     return replace(_MNIST, classes=("0", "1", "2", "3", "4"))
 
 
-@recipe(cost="half a minute on 1 core", data=f"{_MNIST_DATA}, and the run of classify/mnist_base")
+@recipe(cost="minutes on 1 core", data=f"{_MNIST_DATA}, and the run of classify/mnist_base")
 def mnist_zo() -> ClassifyConfig:
     """From five digits to all ten: head start, then forward passes alone."""
     return replace(_MNIST, initial="runs/classify-mnist_base", method="zo", head_start=True, steps=1000, optimizer=_ZO)
 
 
-@recipe(cost="4 minutes on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="minutes on 1 core", data=_CIFAR10_DATA)
 def cifar10() -> ClassifyConfig:
     """A small convolutional network on CIFAR-10, with AdamW."""
     return _CIFAR10
 
 
-@recipe(cost="2 minutes on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="minutes on 1 core", data=_CIFAR10_DATA)
 def cifar10_base() -> ClassifyConfig:
     """The same on five of the classes: what `classify/cifar10_zo` starts from."""
     return replace(_CIFAR10, classes=("airplane", "automobile", "bird", "cat", "deer"))
 
 
-@recipe(cost="2 minutes on 1 core", data=f"{_CIFAR10_DATA}, and the run of classify/cifar10_base")
+@recipe(cost="minutes on 1 core", data=f"{_CIFAR10_DATA}, and the run of classify/cifar10_base")
 def cifar10_zo() -> ClassifyConfig:
     """From five classes to all ten: head start, then forward passes alone."""
     return replace(

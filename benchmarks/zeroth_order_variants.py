@@ -97,6 +97,11 @@ VARIANTS = {
         forwards=_anchored(8, 128),
         optimizer={"anchor_every": 8, "anchor_batch": 128},
     ),
+    "fzoo, 8 directions": Variant(method="fzoo", rates=_DISTANCES, forwards=lambda step: 9 * BATCH),
+    "lozo": Variant(method="lozo", rates=_DISTANCES),
+    "lozo, 1 direction": Variant(method="lozo", rates=_DISTANCES, optimizer={"directions": 1}),
+    "conmezo": Variant(method="conmezo", rates=_DISTANCES),
+    "agzo": Variant(method="agzo", rates=_DISTANCES),
     CEILING: Variant(
         method="adamw", rates={"": (2e-5, 5e-5, 2e-4), "lora:8": (2e-4, 5e-4, 2e-3)}, forwards=lambda step: BATCH
     ),

@@ -88,7 +88,7 @@ def test_the_memory_of_weights_is_what_is_held(run, models, reviews, tmp_path):
     [
         (
             ("--base", "int8", "--method", "adamw"),
-            "`method` adamw writes to the weights it trains, and `base` int8 holds",
+            "`method` adamw trains and saves float weights, and `base` int8 holds",
         ),
         (
             ("--base", "int4", "--method", "mezo"),

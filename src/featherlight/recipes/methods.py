@@ -8,7 +8,20 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from featherlight.meter import Meter
-from featherlight.optim import CentredRanks, MeZO, MeZOSVRG, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim import (
+    AGZO,
+    LOZO,
+    CentredRanks,
+    ConMeZO,
+    MeZO,
+    MeZOSVRG,
+    OneSided,
+    RankOneSigns,
+    SpreadNormalized,
+    StandardDeviation,
+    WholeBatchSigns,
+    ZerothOrderSGD,
+)
 from featherlight.optim.zeroth_order import Journal
 from featherlight.optim.zeroth_order.update import MAX_DIRECTIONS
 from featherlight.recipes.optimizer_config import OptimizerConfig
@@ -97,6 +110,30 @@ def _svrg(setup: Setup) -> Optimizer:
     )
 
 
+def _fzoo(setup: Setup) -> Optimizer:
+    """`FZOO` at the rate `lr * sigma`, so that `lr` is a distance as it is for the others."""
+    directions = WholeBatchSigns(setup.settings.directions or 8)
+    parts = {"directions": directions, "difference": OneSided(), "normalize": StandardDeviation()}
+    return ZerothOrderSGD(setup.model, setup.lr, **parts, **_recorded(setup))
+
+
+def _lozo(setup: Setup) -> Optimizer:
+    directions = RankOneSigns(setup.settings.directions)
+    return LOZO(setup.model, setup.lr, directions=directions, normalize=_normalize(setup.settings), **_recorded(setup))
+
+
+def _conmezo(setup: Setup) -> Optimizer:
+    directions = RankOneSigns(setup.settings.directions)
+    return ConMeZO(
+        setup.model, setup.lr, directions=directions, normalize=_normalize(setup.settings), **_recorded(setup)
+    )
+
+
+def _agzo(setup: Setup) -> Optimizer:
+    recorded = {name: value for name, value in _recorded(setup).items() if name != "journal"}
+    return AGZO(setup.model, setup.lr, normalize=_normalize(setup.settings), **recorded)
+
+
 def _normalize(settings: OptimizerConfig) -> SpreadNormalized | None:
     return SpreadNormalized() if settings.normalize else None
 
@@ -141,6 +178,10 @@ def _adamw(setup: Setup) -> Optimizer:
 METHODS: dict[str, Method] = {
     "zo": Method(build=_zo, default_lr=1e-3, dropout=False, replayable=True),
     "svrg": Method(build=_svrg, default_lr=1e-3, dropout=False, replayable=True, anchored=True),
+    "fzoo": Method(build=_fzoo, default_lr=1e-3, dropout=False, replayable=True),
+    "lozo": Method(build=_lozo, default_lr=1e-3, dropout=False, replayable=True),
+    "conmezo": Method(build=_conmezo, default_lr=1e-3, dropout=False, replayable=True),
+    "agzo": Method(build=_agzo, default_lr=1e-3, dropout=False, replayable=False),
     "mezo": Method(build=_mezo, default_lr=1e-6, dropout=False, replayable=False),
     "adamw": Method(build=_adamw, default_lr=5e-5, dropout=True, replayable=False),
 }

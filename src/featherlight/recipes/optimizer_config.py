@@ -13,9 +13,12 @@ class OptimizerConfig:
     Args:
         lr: learning rate; None takes the method's default.
         sigma: scale of the perturbation of forward-only methods; None is 1e-3, or 1e-2 on a metric, which ties below.
-        directions: directions a batch; None is one for each example, of the small batches for `svrg`. For `zo` and `svrg`.
-        head_scale: how much further a head is perturbed and moved than the rest of the model. For `zo` and `svrg`.
-        normalize: whether a step is divided by the spread of the slopes, which makes `lr` a distance. For `zo` and `svrg`.
+        directions: directions a batch; None is one for each example, of the small batches for `svrg`, or 8 for `fzoo`, each of
+            which costs it a pass. For forward-only methods but `agzo` and `mezo`, which take one.
+        head_scale: how much further a head is perturbed and moved than the rest of the model. For forward-only methods but
+            `mezo`.
+        normalize: whether a step is divided by the spread of the slopes, which makes `lr` a distance; always for `fzoo`, never
+            for `mezo`. For forward-only methods.
         anchor_lr: learning rate of anchor steps, `lr` being that of the others; None is ten times `lr`. For `svrg`.
         anchor_every: steps from one anchor to the next. For `svrg`.
         anchor_batch: examples an anchor is measured on, more than the data has being all; None is all. For `svrg`.

@@ -49,6 +49,34 @@ METHODS = {
             "where the noise of small batches outweighs that of the random directions."
         ),
     ),
+    "fzoo": Method(
+        name="FZOO",
+        purpose=(
+            "Forward-only with one-sided differences: a step runs the batch once at the weights and once along each of "
+            "several directions, and is divided by the deviation of those losses. The fine-tune is a journal as well."
+        ),
+    ),
+    "lozo": Method(
+        name="LOZO",
+        purpose=(
+            "Forward-only in a subspace that changes lazily: one side of every rank-one direction is kept for many "
+            "steps, so that the steps of that time add up in a few columns. The fine-tune is a journal as well."
+        ),
+    ),
+    "conmezo": Method(
+        name="ConMeZO",
+        purpose=(
+            "Forward-only with directions in a cone around the average of the past estimates, which is a few seeds and "
+            "whole numbers. Each earlier step of that average is one more low-rank term in every layer, which takes time."
+        ),
+    ),
+    "agzo": Method(
+        name="AGZO",
+        purpose=(
+            "Forward-only along directions in the span of each layer's own inputs, where its gradient lies too. The "
+            "directions depend on the data, so the run is saved and has no journal."
+        ),
+    ),
     "mezo": Method(
         name="MeZO",
         purpose=(

@@ -16,7 +16,7 @@ CONFIGS = st.builds(
     model=st.text(min_size=1),
     train=st.text(min_size=1),
     text=st.lists(st.text(min_size=1), max_size=2).map(tuple),
-    method=st.sampled_from(["zo", "svrg", "mezo", "adamw"]),
+    method=st.sampled_from(["zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw"]),
     steps=st.none() | st.integers(1, 10**6),
     minutes=st.none() | st.floats(0.1, 1e4),
     seed=st.integers(0, 2**63 - 1),

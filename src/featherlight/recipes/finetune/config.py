@@ -31,7 +31,7 @@ class FinetuneConfig:
         task: "classification", "regression", "lm", or "auto" by the labels.
         metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
         objective: "loss", or "metric" to raise the metric itself, which needs no gradient of it. For forward-only methods.
-        method: "zo", "svrg", "mezo" or "adamw".
+        method: "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo" or "adamw".
         trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
         lora: rank of adapters, which are then all that is trained besides a fresh head.
         head_start: whether a classification head is first fitted in closed form; None does so for a fresh one.
@@ -59,7 +59,7 @@ class FinetuneConfig:
     task: Literal["auto", "classification", "regression", "lm"] = "auto"
     metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
     objective: Literal["loss", "metric"] = "loss"
-    method: Literal["zo", "svrg", "mezo", "adamw"] = "zo"
+    method: Literal["zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw"] = "zo"
     trainable: str = "default"
     lora: int | None = None
     head_start: bool | None = None
@@ -96,9 +96,9 @@ class FinetuneConfig:
             raise ValueError(
                 f"`merge_rank` must be at least 0 directions (0 rounds every step); got {self.merge_rank}."
             )
-        if self.base != "float" and self.method in ("mezo", "adamw") and self.lora is None:
+        if self.base != "float" and self.method in ("mezo", "agzo", "adamw") and self.lora is None:
             raise ValueError(
-                f"`method` {self.method} writes to the weights it trains, and `base` {self.base} holds them as whole numbers. "
+                f"`method` {self.method} trains and saves float weights, and `base` {self.base} holds them as whole numbers. "
                 "Train adapters (`--lora 8`), use `--method zo`, or leave `--base` float."
             )
         if self.objective == "metric" and self.method == "adamw":

@@ -15,7 +15,7 @@ from featherlight.functional import SIGNS_PER_BLOCK, SignStream, random_signs
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.evaluation import Slopes
-from featherlight.optim.zeroth_order.guards import check_positive, require_finite, require_finite_rates, to_float32
+from featherlight.optim.zeroth_order.guards import check_positive, require_finite
 from featherlight.optim.zeroth_order.layout import Call, is_metadata
 from featherlight.optim.zeroth_order.normalization import SpreadNormalized
 from featherlight.optim.zeroth_order.perturbed_forward import PerturbedForward
@@ -82,11 +82,9 @@ class AGZO(RecordedOptimizer):
         if rank < 1:
             raise ValueError(f"`rank` must be at least 1 mixture of a layer's inputs; got {rank}.")
         defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=None, meter=meter)
+        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=None, meter=meter)
         self.rank = rank
         self.sigma = sigma
-        self.normalize = normalize
-        self.mean_square = 0.0
 
     @torch.no_grad()
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
@@ -104,30 +102,7 @@ class AGZO(RecordedOptimizer):
 
     def _record(self, measured: Slopes) -> StepRecord:
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())
-        spread = 1.0
-        if self.normalize is not None:
-            mean_square = self.normalize.next(self.mean_square, coefficients, scale)
-            spread = self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
-        rates = tuple(to_float32(group["lr"] * group["scale"] * scale / spread) for group in self.param_groups)
-        require_finite_rates(scale, rates, self.steps_done)
-        return StepRecord(
-            step=self.steps_done,
-            seed=self.seed,
-            scale=scale,
-            rates=rates,
-            decays=tuple(to_float32(1 - group["lr"] * group["weight_decay"]) for group in self.param_groups),
-            coefficients=coefficients,
-        )
-
-    def _remember(self, record: StepRecord) -> None:
-        if self.normalize is not None:
-            self.mean_square = self.normalize.next(self.mean_square, record.coefficients, record.scale)
-
-    def _own_state(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square}
-
-    def _take_state(self, state: dict[str, Any]) -> None:
-        self.mean_square = state["mean_square"]
+        return self._new_record(coefficients, scale, self._rates(scale / self._spread(coefficients, scale)))
 
 
 class _MixInputs(TorchFunctionMode):

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from featherlight.functional import SignStream
@@ -15,7 +15,7 @@ from featherlight.optim.zeroth_order.addend import Addend, inner_product
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
 from featherlight.optim.zeroth_order.guards import check_positive
-from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.normalization import Normalization, SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.targets import Directions
@@ -101,13 +101,11 @@ class ConMeZO(RecordedOptimizer):
         check_positive("lr", lr, allow_zero=True)
         check_positive("weight_decay", weight_decay, allow_zero=True)
         defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
         self.cone = cone if cone is not None else Cone()
-        self.normalize = normalize
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma * math.sin(self.cone.angle))
         self.weights: dict[int, float] = {}
-        self.mean_square = 0.0
         self._tilt = 0.0
         self._products: dict[tuple[int, int], int] = {}
         self._directions: dict[int, Directions] = {}
@@ -122,11 +120,7 @@ class ConMeZO(RecordedOptimizer):
 
     def _record(self, measured: Slopes) -> StepRecord:
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())
-        spread = 1.0
-        if self.normalize is not None:
-            mean_square = self._next_mean_square(coefficients, scale)
-            spread = self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
-        own = scale * self._shrink() / spread
+        own = scale * self._shrink() / self._spread(coefficients, scale)
         rates = self._rates(own)
         common = own * int(coefficients.sum()) * self._tilt
         echoes = (Echo(step=step, rates=self._rates(common * weight)) for step, weight in self.weights.items())
@@ -163,13 +157,11 @@ class ConMeZO(RecordedOptimizer):
         rates = rates or [1.0] * len(self.param_groups)
         return Addend(directions=self._directions[step], coefficients=record.coefficients, rates=tuple(rates))
 
-    def _next_mean_square(self, coefficients: torch.Tensor, scale: float) -> float:
-        assert self.normalize is not None
-        return self.normalize.next(self.mean_square, coefficients, scale * self._shrink() ** 0.5)
+    def _next_mean_square(self, normalize: Normalization, coefficients: Int[Tensor, "K"], scale: float) -> float:
+        return normalize.next(self.mean_square, coefficients, scale * self._shrink() ** 0.5)
 
     def _remember(self, record: StepRecord) -> None:
-        if self.normalize is not None:
-            self.mean_square = self._next_mean_square(record.coefficients, record.scale)
+        super()._remember(record)
         taken_in = (1 - self.cone.beta) * self._shrink() * record.scale
         kept = self.cone.beta + taken_in * int(record.coefficients.sum()) * self._tilt
         weights = {step: kept * weight for step, weight in self.weights.items()} | {record.step: taken_in}
@@ -181,10 +173,9 @@ class ConMeZO(RecordedOptimizer):
         self._tilt = self._next_tilt()
 
     def _own_state(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square, "weights": list(self.weights.values())}
+        return {"weights": list(self.weights.values())}
 
     def _take_state(self, state: dict[str, Any]) -> None:
-        self.mean_square = state["mean_square"]
         self.weights = dict(zip(self.earlier, state["weights"], strict=True))
         self._products, self._directions = {}, {}
         self._tilt = self._next_tilt()

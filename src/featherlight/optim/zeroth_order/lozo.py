@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
@@ -14,7 +15,7 @@ from featherlight.optim.zeroth_order.addend import Addend
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
 from featherlight.optim.zeroth_order.guards import check_positive
-from featherlight.optim.zeroth_order.normalization import SpreadNormalized
+from featherlight.optim.zeroth_order.normalization import Normalization, SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.targets import Directions, Target
@@ -102,11 +103,9 @@ class LOZO(RecordedOptimizer):
                 "LazySubspace(rank=1), or RankOneSigns(count=1)."
             )
         defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
-        self.normalize = normalize
+        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma / self.subspace.rank**0.5)
-        self.mean_square = 0.0
 
     def _make_targets(self) -> list[Target]:
         targets = super()._make_targets()
@@ -133,28 +132,18 @@ class LOZO(RecordedOptimizer):
 
     def _record(self, measured: Slopes) -> StepRecord:
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())
-        spread = 1.0
-        if self.normalize is not None:
-            mean_square = self._next_mean_square(coefficients, scale)
-            spread = self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
-        per_lr = (1.0 if self.subspace.beta else scale) / spread
+        per_lr = (1.0 if self.subspace.beta else scale) / self._spread(coefficients, scale)
         return self._new_record(coefficients, scale, self._rates(per_lr))
 
-    def _next_mean_square(self, coefficients: Tensor, scale: float) -> float:
+    def _next_mean_square(self, normalize: Normalization, coefficients: Int[Tensor, "K"], scale: float) -> float:
         """That of slopes along whole directions; the parts of one have a slope in common."""
-        assert self.normalize is not None
         rank = self.subspace.rank
         own = coefficients if rank == 1 else coefficients[:1]
-        return self.normalize.next(self.mean_square, own, scale * rank**0.5)
-
-    def _remember(self, record: StepRecord) -> None:
-        if self.normalize is not None:
-            self.mean_square = self._next_mean_square(record.coefficients, record.scale)
+        return normalize.next(self.mean_square, own, scale * rank**0.5)
 
     def _own_state(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square, "trails": [target.trail for target in self.targets]}
+        return {"trails": [target.trail for target in self.targets]}
 
     def _take_state(self, state: dict[str, Any]) -> None:
-        self.mean_square = state["mean_square"]
         for target, trail in zip(self.targets, state["trails"], strict=True):
             target.trail = None if trail is None else trail.to(target.parameter.device, copy=True)

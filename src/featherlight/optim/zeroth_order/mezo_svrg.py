@@ -1,7 +1,5 @@
 """MeZO-SVRG: variance-reduced forward-only SGD, with an anchor that is no copy of the weights."""
 
-from typing import Any
-
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
@@ -79,13 +77,11 @@ class MeZOSVRG(RecordedOptimizer):
                 "one; use ZerothOrderSGD to have none."
             )
         defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
         self.anchor_every = anchor_every
         self.anchor_ratio = anchor_lr / lr
-        self.normalize = normalize
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma, difference=difference)
-        self.mean_square = 0.0
 
     @property
     def next_is_anchor(self) -> bool:
@@ -120,7 +116,7 @@ class MeZOSVRG(RecordedOptimizer):
         if self.next_is_anchor:
             rates, echoes = self._anchor_rates(coefficients, scale), ()
         else:
-            anchor, spread = next(iter(self.earlier.values())), self._spread()
+            anchor, spread = next(iter(self.earlier.values())), self._last_spread()
             rates = self._rates(scale / spread)
             echoes = (Echo(step=anchor.step, rates=self._rates(anchor.scale / spread)),)
         decayed_steps = self._decayed_steps()
@@ -139,8 +135,8 @@ class MeZOSVRG(RecordedOptimizer):
             return 0.0
         return self.anchor_ratio + self.anchor_every - 1
 
-    def _spread(self) -> float:
-        """That of the anchors' slopes so far; infinite where all were zero."""
+    def _last_spread(self) -> float:
+        """That of the anchors so far; infinite where all their slopes were zero."""
         if self.normalize is None:
             return 1.0
         anchors = -(-self.steps_done // self.anchor_every)
@@ -149,12 +145,5 @@ class MeZOSVRG(RecordedOptimizer):
     def _remember(self, record: StepRecord) -> None:
         if self.next_is_anchor:
             self.earlier = {}
-            if self.normalize is not None:
-                self.mean_square = self.normalize.next(self.mean_square, record.coefficients, record.scale)
+            super()._remember(record)
         self.earlier[record.step] = record
-
-    def _own_state(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square}
-
-    def _take_state(self, state: dict[str, Any]) -> None:
-        self.mean_square = state["mean_square"]

@@ -22,6 +22,7 @@ from featherlight.optim.zeroth_order.guards import (
     require_objective,
     to_float32,
 )
+from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.targets import Target, targets_of
 from featherlight.optim.zeroth_order.update import Echo, StepRecord, apply_update, apply_updates
 
@@ -64,6 +65,7 @@ class RecordedOptimizer(Optimizer, ABC):
         params: ParamsT | None,
         defaults: dict[str, Any],
         *,
+        normalize: Normalization | None = None,
         seed: int,
         journal: Journal | None,
         meter: Meter | None,
@@ -77,6 +79,8 @@ class RecordedOptimizer(Optimizer, ABC):
         self.journal = journal
         self.meter = meter if meter is not None else Meter()
         self.steps_done = 0
+        self.normalize = normalize
+        self.mean_square = 0.0
         self.earlier: dict[int, StepRecord] = {}
         self.targets = self._make_targets()
 
@@ -94,6 +98,19 @@ class RecordedOptimizer(Optimizer, ABC):
 
     def _remember(self, record: StepRecord) -> None:
         """Carries on what the method keeps of its past, when a step is taken and when one is replayed."""
+        if self.normalize is not None:
+            self.mean_square = self._next_mean_square(self.normalize, record.coefficients, record.scale)
+
+    def _next_mean_square(self, normalize: Normalization, coefficients: Int[Tensor, "K"], scale: float) -> float:
+        """What is carried to the next step of the size of the slopes."""
+        return normalize.next(self.mean_square, coefficients, scale)
+
+    def _spread(self, coefficients: Int[Tensor, "K"], scale: float) -> float:
+        """What the step is divided by; infinite where all slopes so far were zero."""
+        if self.normalize is None:
+            return 1.0
+        mean_square = self._next_mean_square(self.normalize, coefficients, scale)
+        return self.normalize.spread(mean_square, self.steps_done + 1) or float("inf")
 
     def _own_state(self) -> dict[str, Any]:
         """What the method keeps besides, as plain values."""
@@ -230,6 +247,7 @@ class RecordedOptimizer(Optimizer, ABC):
             "targets": [target.index for target in self.targets],
             "shared": [target.index for target in self.targets if target.shared],
             "earlier": [record.as_dict() for record in self.earlier.values()],
+            "mean_square": self.mean_square,
             **self._own_state(),
         }
         return state
@@ -239,6 +257,7 @@ class RecordedOptimizer(Optimizer, ABC):
         own = own_state(state_dict, type(self).__name__)
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeroth_order"})
         self.seed, self.steps_done = own["seed"], own["steps_done"]
+        self.mean_square = own["mean_square"]
         self.earlier = {values["step"]: StepRecord.from_dict(values) for values in own["earlier"]}
         self.keep_targets(own["targets"], own["shared"])
         self._take_state(own)

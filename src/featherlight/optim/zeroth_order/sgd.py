@@ -1,7 +1,5 @@
 """Stochastic gradient descent on slopes along rank-one sign directions, by forward passes alone."""
 
-from typing import Any
-
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
@@ -67,29 +65,13 @@ class ZerothOrderSGD(RecordedOptimizer):
         check_positive("lr", lr, allow_zero=True)
         check_positive("weight_decay", weight_decay, allow_zero=True)
         defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
-        self.normalize = normalize
+        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma, difference=difference, shaping=shaping)
-        self.mean_square = 0.0
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
         return self.evaluator.measure(objective, self.targets, stream)
 
     def _record(self, measured: Slopes) -> StepRecord:
         coefficients, scale = quantize_coefficients(measured.slopes.cpu())
-        spread = 1.0
-        if self.normalize is not None:
-            mean_square = self.normalize.next(self.mean_square, coefficients, scale)
-            spread = self.normalize.spread(mean_square, self.steps_done + 1)
-        return self._new_record(coefficients, scale, self._rates(scale / spread if spread > 0 else 0.0))
-
-    def _remember(self, record: StepRecord) -> None:
-        if self.normalize is not None:
-            self.mean_square = self.normalize.next(self.mean_square, record.coefficients, record.scale)
-
-    def _own_state(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square}
-
-    def _take_state(self, state: dict[str, Any]) -> None:
-        self.mean_square = state["mean_square"]
+        return self._new_record(coefficients, scale, self._rates(scale / self._spread(coefficients, scale)))

@@ -28,7 +28,8 @@ class InTurn:
 
     def __call__(self) -> Float[Tensor, ""]:
         """Fills the gradients of all parts in turn, with no step between them, and returns the loss of the first."""
-        return [part()() for part in self.parts][0]
+        losses = [part()() for part in self.parts]
+        return losses[0]
 
     def value(self) -> Float[Tensor, ""]:
         """That of the first part."""

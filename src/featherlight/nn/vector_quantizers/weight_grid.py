@@ -53,7 +53,7 @@ class WeightGrid:
 
         Cost: k^2 comparisons a row for up to 8 codes, a sort for more.
         Source: largest-remainder rounding, which is the nearest lattice point of the simplex in every L_p norm (Bomze,
-        Gollowitzer and Yildirim, "Rounding on the standard simplex", 2014, theorem 1). The gradient is straight through.
+        Gollowitzer and Yildirim, "Rounding on the standard simplex", 2014). The gradient is straight through.
         """
         scaled = weights.detach() * self.units
         floors = scaled.floor()

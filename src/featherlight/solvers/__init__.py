@@ -1,6 +1,13 @@
 """Functions of tensors that solve a problem; they know no Module."""
 
 from featherlight.solvers.linear_head import LinearHead, fit_classifier, fit_regression
+from featherlight.solvers.projections import (
+    project_box,
+    project_l1_ball,
+    project_l2_ball,
+    project_linf_rows,
+    project_simplex,
+)
 from featherlight.solvers.simplex_qp import (
     ActiveSet,
     SimplexMethod,
@@ -19,5 +26,10 @@ __all__ = [
     "SimplexStatus",
     "fit_classifier",
     "fit_regression",
+    "project_box",
+    "project_l1_ball",
+    "project_l2_ball",
+    "project_linf_rows",
+    "project_simplex",
     "solve_simplex_least_squares",
 ]

@@ -10,15 +10,18 @@ from featherlight.solvers.projections import (
 )
 from featherlight.solvers.simplex_qp import (
     ActiveSet,
+    FrankWolfe,
     SimplexMethod,
     SimplexProblem,
     SimplexSolution,
     SimplexStatus,
+    greedy_mixture,
     solve_simplex_least_squares,
 )
 
 __all__ = [
     "ActiveSet",
+    "FrankWolfe",
     "LinearHead",
     "SimplexMethod",
     "SimplexProblem",
@@ -26,6 +29,7 @@ __all__ = [
     "SimplexStatus",
     "fit_classifier",
     "fit_regression",
+    "greedy_mixture",
     "project_box",
     "project_l1_ball",
     "project_l2_ball",

@@ -5,10 +5,13 @@ from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codeb
 from featherlight.nn.vector_quantizers.kmeans import KMeans
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
+from featherlight.nn.vector_quantizers.usage import CodebookUsage, StageUsage, Usage
+from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
 
 __all__ = [
     "Assignment",
     "Codebook",
+    "CodebookUsage",
     "Codes",
     "Cosine",
     "DataInit",
@@ -16,6 +19,9 @@ __all__ = [
     "Nearest",
     "Quantized",
     "Quantizer",
+    "StageUsage",
+    "Usage",
+    "WeightGrid",
     "codebook_parameter_groups",
     "lengths_to_mask",
     "nearest_codes",

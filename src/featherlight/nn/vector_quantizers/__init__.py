@@ -2,9 +2,16 @@
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.diveq import DiVeQ
+from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantizer
+from featherlight.nn.vector_quantizers.grouped import GroupedQuantizer
+from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
+from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
+from featherlight.nn.vector_quantizers.sim_vq import SimVQ
 from featherlight.nn.vector_quantizers.usage import CodebookUsage, StageUsage, Usage
 from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
 
@@ -15,10 +22,19 @@ __all__ = [
     "Codes",
     "Cosine",
     "DataInit",
+    "DiVeQ",
+    "EntropyLoss",
+    "FiniteScalarQuantizer",
+    "GroupedQuantizer",
+    "GumbelQuantizer",
     "KMeans",
+    "LookupFreeQuantizer",
     "Nearest",
     "Quantized",
     "Quantizer",
+    "ResidualQuantizer",
+    "SimVQ",
+    "StageDropout",
     "StageUsage",
     "Usage",
     "WeightGrid",

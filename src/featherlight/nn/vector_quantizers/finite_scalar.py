@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.positions import to_rows

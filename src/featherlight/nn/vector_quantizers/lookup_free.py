@@ -107,7 +107,7 @@ class LookupFreeQuantizer(nn.Module):
         dim: int,
         *,
         scale: float = 1.0,
-        entropy: EntropyLoss | None = EntropyLoss(),  # noqa: B008, frozen
+        entropy: EntropyLoss | None = EntropyLoss(),
         commitment: float = 0.25,
         channel_axis: int = -1,
     ) -> None:

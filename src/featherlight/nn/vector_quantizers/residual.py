@@ -40,7 +40,9 @@ class StageDropout:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"`probability` must be from 0 to 1; got {self.probability}. It is a share of the examples.")
+            raise ValueError(
+                f"`probability` must be from 0 to 1; got {self.probability}. It is a share of the examples."
+            )
         if self.min_stages < 1:
             raise ValueError(f"`min_stages` must be at least 1, or nothing would be coded; got {self.min_stages}.")
 

@@ -114,9 +114,13 @@ class RandomCrops:
             raise ValueError(f"`side` must be at least 1 pixel; got {self.side}.")
         object.__setattr__(self, "_order", IndexPermutation(len(self.photographs), self.seed))
 
+    def rows(self, start: int, count: int) -> list[int]:
+        """Which photographs the crops at these places are from."""
+        return self._order.indices(start, count)
+
     def take(self, start: int, count: int) -> UInt8[Tensor, "count C side side"]:
         """The crops at places `start` to `start + count` of the stream, the same whenever they are asked for."""
-        rows = self._order.indices(start, count)
+        rows = self.rows(start, count)
         squares = []
         for place, row in zip(range(start, start + count), rows, strict=True):
             down, right = np.random.Generator(np.random.Philox(key=[self.seed, place])).random(2)

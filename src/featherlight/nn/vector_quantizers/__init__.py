@@ -2,9 +2,14 @@
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
+from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
+from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
+from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
 
 __all__ = [
     "Assignment",
@@ -12,10 +17,19 @@ __all__ = [
     "Codes",
     "Cosine",
     "DataInit",
+    "EmaUpdate",
+    "GradientEstimator",
+    "GradientUpdate",
     "KMeans",
+    "Learning",
     "Nearest",
+    "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "ReplaceDead",
+    "RotationTrick",
+    "StraightThrough",
+    "VectorQuantizer",
     "codebook_parameter_groups",
     "lengths_to_mask",
     "nearest_codes",

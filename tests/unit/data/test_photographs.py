@@ -61,7 +61,9 @@ def test_photographs_are_shrunk_by_their_shorter_side_and_never_enlarged(folder:
 def test_what_cannot_be_cut_or_read_is_named(folder: Path, tmp_path: Path) -> None:
     train = load_photograph_folder(folder, valid_fraction=0.25).train
     height, width = train.read(0).shape[:2]
-    with pytest.raises(ValueError, match=rf"{train.names[0]} is {width}x{height} pixels, so no square of 25 can be cut"):
+    with pytest.raises(
+        ValueError, match=rf"{train.names[0]} is {width}x{height} pixels, so no square of 25 can be cut"
+    ):
         RandomCrops(train.take([0]), 25, seed=0).take(0, 1)
     (folder / train.names[1]).write_bytes(b"nothing")
     with pytest.raises(ValueError, match=rf"{train.names[1]} cannot be read as an image"):

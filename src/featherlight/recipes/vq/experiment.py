@@ -23,7 +23,6 @@ from featherlight.recipes.vq.config import AdversaryConfig, ImageVqConfig, Train
 from featherlight.recipes.vq.losses import deception, hinge, squared_error
 from featherlight.recipes.vq.networks import Blueprint, Networks, build_networks, train_only, write_networks
 from featherlight.recipes.vq.task import Task
-from featherlight.report import Section
 from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
@@ -238,9 +237,7 @@ class Codec:
         )
         errors, losses = [], []
         for x, found in self.reconstructions(examples):
-            usage.update(
-                found.quantized.codes, latents=found.latents, values=found.quantized.values, channel_axis=1
-            )
+            usage.update(found.quantized.codes, latents=found.latents, values=found.quantized.values, channel_axis=1)
             errors.append(squared_error(self.networks.limited(found.output), x))
             losses.append(self._loss(found.output, x))
         mse, loss = float(torch.cat(errors).mean()), float(torch.cat(losses).mean())

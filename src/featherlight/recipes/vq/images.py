@@ -56,7 +56,9 @@ def _photographs(config: ImageVqConfig) -> PhotographSplits:
         )
     found = load_bsds()
     assert found.test is not None
-    train, valid, test = (replace(part, short_side=config.short_side) for part in (found.train, found.valid, found.test))
+    train, valid, test = (
+        replace(part, short_side=config.short_side) for part in (found.train, found.valid, found.test)
+    )
     return PhotographSplits(train=train, valid=valid, test=test)
 
 
@@ -146,7 +148,9 @@ def as_bytes(images: Float[Tensor, "N C H W"]) -> Tensor:
 def show_images(rows: Sequence[tuple[str, Tensor]], caption: str) -> Block:
     """Rows of images, one below the other; of two channels, the first."""
     pixels = torch.cat([as_bytes(images) for _, images in rows]).cpu()
-    pictures = pixels[:, 0].numpy() if pixels.shape[1] < 3 else np.ascontiguousarray(pixels[:, :3].movedim(1, 3).numpy())
+    pictures = (
+        pixels[:, 0].numpy() if pixels.shape[1] < 3 else np.ascontiguousarray(pixels[:, :3].movedim(1, 3).numpy())
+    )
     return Images(
         images=pictures,
         columns=len(rows[0][1]),

@@ -121,9 +121,7 @@ def _gumbel(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import GumbelQuantizer
 
     book = _book(options, learnable=True, from_data=False)
-    return GumbelQuantizer(
-        book, temperature=options.temperature, seed=options.seed, channel_axis=options.channel_axis
-    )
+    return GumbelQuantizer(book, temperature=options.temperature, seed=options.seed, channel_axis=options.channel_axis)
 
 
 def _scq(mixing: Callable[[Options], Any], *, straight_through: bool = False) -> Callable[..., Quantizer]:
@@ -177,7 +175,9 @@ def _kind(
     mixed: bool = False,
     **defaults: Any,
 ) -> Kind:
-    return Kind(defaults=MappingProxyType(defaults), build=build, num_codes=num_codes, num_stages=num_stages, mixed=mixed)
+    return Kind(
+        defaults=MappingProxyType(defaults), build=build, num_codes=num_codes, num_stages=num_stages, mixed=mixed
+    )
 
 
 _BOOK = {"codebook_size": 512, "features": 32}

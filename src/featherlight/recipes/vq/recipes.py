@@ -32,7 +32,9 @@ def gtsrb() -> ImageVqConfig:
     return ImageVqConfig(data="gtsrb", epochs=6, prior=PriorConfig(epochs=2))
 
 
-@recipe(cost="minutes on 2 cores", data="bsds500-half/ in the folder FEATHERLIGHT_DATA; data=FOLDER takes any photographs")
+@recipe(
+    cost="minutes on 2 cores", data="bsds500-half/ in the folder FEATHERLIGHT_DATA; data=FOLDER takes any photographs"
+)
 def bsds() -> ImageVqConfig:
     """Squares of natural photographs as codes, with a discriminator as in VQGAN."""
     return ImageVqConfig(

@@ -46,7 +46,9 @@ def _reconstructions(codec: Codec, what: str) -> Section:
         if len(inputs[part])
     ]
     return Section(
-        title="Reconstructions", text=f"Some {what} examples, and what comes back from their codes.", blocks=tuple(blocks)
+        title="Reconstructions",
+        text=f"Some {what} examples, and what comes back from their codes.",
+        blocks=tuple(blocks),
     )
 
 
@@ -115,9 +117,7 @@ def _rates(codec: Codec, examples: Tensor, score: Score, what: str) -> Section:
     name, _ = codec.task.decibels
     table = Table(
         columns=("codes", "bits a position", f"bits a {unit}", "mse", f"{name}, dB"),
-        rows=tuple(
-            (label, rate, rate * per_unit, mse, codec.decibels(mse, score.power)) for label, rate, mse in rows
-        ),
+        rows=tuple((label, rate, rate * per_unit, mse, codec.decibels(mse, score.power)) for label, rate, mse in rows),
         caption="An entropy coder that knows how often each code is used comes near to the entropy; it is not built here.",
     )
     lines = {label: ([rate * per_unit], [mse]) for label, rate, mse in rows if math.isfinite(rate)}

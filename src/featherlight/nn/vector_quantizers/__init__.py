@@ -1,27 +1,52 @@
 """Vector quantizers: layers that replace vectors by codes, all with one result."""
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
+from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
+from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
+from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
+from featherlight.nn.vector_quantizers.soft_convex import SoftConvexQuantizer
 from featherlight.nn.vector_quantizers.usage import CodebookUsage, StageUsage, Usage
+from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
 from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
 
 __all__ = [
     "Assignment",
+    "Balancing",
     "Codebook",
     "CodebookUsage",
     "Codes",
     "Cosine",
     "DataInit",
+    "EmaUpdate",
+    "EntropyBalancing",
+    "Exact",
+    "GradientEstimator",
+    "GradientUpdate",
     "KMeans",
+    "Learning",
+    "Mixing",
+    "Mixture",
     "Nearest",
+    "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "ReplaceDead",
+    "RotationTrick",
+    "SoftConvexQuantizer",
+    "Sparse",
     "StageUsage",
+    "StraightThrough",
     "Usage",
+    "VectorQuantizer",
     "WeightGrid",
+    "bits_of",
     "codebook_parameter_groups",
     "lengths_to_mask",
     "nearest_codes",

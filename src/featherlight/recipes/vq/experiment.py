@@ -302,7 +302,7 @@ class Score:
         """The metrics by name, the run's own first."""
         name, _ = codec.task.decibels
         usage = self.usage
-        found = {
+        return {
             "mse": self.mse,
             name: codec.decibels(self.mse, self.power),
             "hard perplexity": usage.hard_perplexity,
@@ -311,7 +311,6 @@ class Score:
             "bits a position": math.nan if usage.bits_per_position is None else usage.bits_per_position,
             "error over latent variance": math.nan if usage.relative_error is None else usage.relative_error,
         }
-        return found
 
 
 def _prior_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

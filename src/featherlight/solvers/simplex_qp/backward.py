@@ -83,9 +83,13 @@ def adjoint(
 ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "K F"], Float[Tensor, ""]]:
     """Gradients of rows, codebook and strength; differentiable once more."""
     by_rows = (z_NF, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
-    size = len(z_NF) if torch.compiler.is_compiling() else rows_at_once(4 * indices_Nk.shape[1] * sum(z_NF.shape[1:]))
+    if torch.compiler.is_compiling():
+        chunks = [by_rows]
+    else:
+        size = rows_at_once(4 * indices_Nk.shape[1] * z_NF.shape[1])
+        chunks = list(zip(*(x.split(size) for x in by_rows), strict=True))
     of_z, of_codebook, of_strength = [], torch.zeros_like(codebook_KF), torch.zeros_like(strength)
-    for chunk in zip(*(x.split(max(1, size)) for x in by_rows), strict=True):
+    for chunk in chunks:
         rows, codes_nkF, in_strength = _adjoint_chunk(codebook_KF, strength, *chunk)
         of_z.append(rows)
         slots = chunk[2].clamp(min=0).flatten()

@@ -12,13 +12,13 @@ from torch import Tensor
 from featherlight.solvers.simplex_qp.backward import solution_on
 from featherlight.solvers.simplex_qp.pricing import Centred, centre, mix, nearest_codes
 from featherlight.solvers.simplex_qp.problem import SimplexProblem, SimplexSolution, SimplexStatus
-from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, at_prior, move
+from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, at_prior, move, refine
 
 MOST_CODES = 64
 """Above this `ActiveSet` is the method to take: it stops where no further code helps."""
 
 MOVES_A_STEP = 2
-"""Moves towards the best shares after each code but the last, each of which drops at most one code."""
+"""Moves towards the best shares after each code, each of which drops at most one code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +102,14 @@ def greedy_mixture(
 def _greedy(problem: SimplexProblem, centred: Centred, prior_N: Tensor, max_codes: int) -> tuple[Tensor, Tensor]:
     strength = problem.strength
     program = Program(centred.codebook_KF, strength, centred.scale + strength)
-    longest = centred.codebook_KF.square().sum(1).amax().sqrt()
+    longest = centred.codebook_KF.square().sum(1).amax(0).sqrt()
     mixtures = at_prior(program, centred.z_NF, prior_N, max_codes)
     for step in range(1, max_codes):
         code_N, worth_N = _cheapest(program, centred, mixtures, prior_N, longest)
         mixtures, _, _ = add(program, mixtures, centred.z_NF, code_N, prior_N, worth_N)
-        for _ in range(min(step, MOVES_A_STEP) if step < max_codes - 1 else step):
+        for _ in range(min(step, MOVES_A_STEP)):
             mixtures = move(mixtures).mixtures
+    mixtures = refine(program, mixtures, centred.z_NF, prior_N)
     usable_N = (centred.usable_N & centred.usable_K[prior_N])[:, None]
     weights_Nk, order_Nk = torch.topk(torch.where(usable_N, mixtures.weights_nk, 0), max_codes, dim=1)
     return torch.where(weights_Nk > 0, mixtures.indices_nk.gather(1, order_Nk), -1), weights_Nk

@@ -80,7 +80,7 @@ def _measure_chunk(
     residual_nF = mix(weights_nk, slots_nk, centred.codebook_KF) - z_nF
     price_nK = residual_nF @ centred.codebook_KF.T
     price_nK = torch.where(centred.usable_K, price_nK, torch.inf)
-    price_nK.scatter_add_(1, prior_n[:, None], (-strength).expand(len(z_nF), 1))
+    price_nK.scatter_add_(1, prior_n[:, None], (-strength).expand(z_nF.shape[0], 1))
     price_nK.scatter_add_(1, slots_nk, strength * weights_nk)
     lowest_n = price_nK.amin(1)
     on_support_nk = price_nK.gather(1, slots_nk)

@@ -59,7 +59,7 @@ def at_prior(program: Program, z_nF: Tensor, prior_n: Tensor, num_slots: int) ->
     curvature_n = code_nF.square().sum(1) + program.lift + program.strength
     return Mixtures(
         torch.where(first_k, prior_n[:, None], -1),
-        first_k.to(z_nF.dtype).expand(len(z_nF), -1).clone(),
+        first_k.to(z_nF.dtype).expand(z_nF.shape[0], -1).clone(),
         torch.where(first_k, linear_n[:, None], 0),
         torch.where(first_k[:, None] & first_k, (1 / curvature_n)[:, None, None], 0),
     )
@@ -72,6 +72,20 @@ def best_shares(mixtures: Mixtures) -> Float[Tensor, "n k"]:
     free_nk, by_sum_nk = sides_nk2[..., 0], sides_nk2[..., 1]
     level_n = (1 - free_nk.sum(1)) / by_sum_nk.sum(1)
     return free_nk + level_n[:, None] * by_sum_nk
+
+
+def refine(program: Program, mixtures: Mixtures, z_nF: Tensor, prior_n: Tensor) -> Mixtures:
+    """Shares with the rounding of the inverses taken out, by one correction along the gradient at hand."""
+    indices_nk, weights_nk, _, inverse_nkk = mixtures
+    used_nk = (indices_nk >= 0).to(weights_nk.dtype)
+    codes_nkF = program.codebook_KF[indices_nk.clamp(min=0)]
+    residual_nF = torch.bmm(weights_nk[:, None], codes_nkF)[:, 0] - z_nF
+    at_prior_nk = (indices_nk == prior_n[:, None]).to(weights_nk.dtype)
+    gradient_nk = torch.bmm(codes_nkF, residual_nF[..., None])[..., 0] + program.strength * (weights_nk - at_prior_nk)
+    sides_nk2 = torch.bmm(inverse_nkk, torch.stack((used_nk * gradient_nk, used_nk), 2))
+    level_n = (sides_nk2[..., 0].sum(1) - (weights_nk.sum(1) - 1)) / sides_nk2[..., 1].sum(1)
+    better_nk = weights_nk - sides_nk2[..., 0] + level_n[:, None] * sides_nk2[..., 1]
+    return mixtures._replace(weights_nk=torch.where((better_nk < 0).any(1, keepdim=True), weights_nk, better_nk))
 
 
 class Moved(NamedTuple):
@@ -97,7 +111,8 @@ def move(mixtures: Mixtures) -> Moved:
     slot_n = torch.argmin(room_nk, 1)
     step_n = room_nk.gather(1, slot_n[:, None])
     blocked_n = step_n[:, 0] < 2
-    weights_nk = weights_nk + step_n.clamp(max=1) * (target_nk - weights_nk)
+    part_nk = weights_nk + step_n.clamp(max=1) * (target_nk - weights_nk)
+    weights_nk = torch.where(blocked_n[:, None], part_nk, target_nk)
     dropped_nk = _one_hot(slot_n, mixtures) & blocked_n[:, None]
     weights_nk = torch.where(dropped_nk, 0, weights_nk.clamp(min=0))
     column_nk = torch.bmm(mixtures.inverse_nkk, dropped_nk.to(weights_nk.dtype)[..., None])[..., 0]

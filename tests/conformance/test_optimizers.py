@@ -21,6 +21,7 @@ from featherlight.optim import (
     CentredRanks,
     Cone,
     ConMeZO,
+    InTurn,
     LazySubspace,
     MeZO,
     MeZOSVRG,
@@ -72,10 +73,16 @@ def of_ours(kind: Any, **options: Any) -> Row:
     return Row(kind=kind, make=make, ours=True)
 
 
+def around_one(kind: Any, inner: Row) -> Row:
+    """An optimizer of optimizers, here of a single one."""
+    return Row(kind=kind, make=lambda model, params=None, **over: kind([inner.make(model, params, **over)]), ours=True)
+
+
 TABLE: dict[str, Row] = {
     "SGD": of_torch(torch.optim.SGD, lr=0.05, momentum=0.9),
     "AdamW": of_torch(torch.optim.AdamW, lr=0.02),
     "LBFGS": of_torch(torch.optim.LBFGS, lr=0.3, max_iter=3),
+    "InTurn": around_one(InTurn, of_torch(torch.optim.AdamW, lr=0.02)),
     "MeZO": of_ours(MeZO, lr=0.01, sigma=1e-2),
     "ZerothOrderSGD": of_ours(ZerothOrderSGD, lr=0.01, sigma=1e-2),
     "ZerothOrderSGD by example": of_ours(ZerothOrderSGD, lr=0.04, sigma=1e-2, directions=RankOneSigns(None)),

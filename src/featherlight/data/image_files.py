@@ -5,6 +5,7 @@ Legend of shapes: N images, H rows, W columns, C channels.
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -90,6 +91,43 @@ def load_folder(path: Path) -> ImageSplits:
     grey = all(_mode(file) in ("1", "L") for found in files.values() for file, _ in found)
     sets = {part: _read_files(found, classes, "L" if grey else "RGB") for part, found in files.items()}
     return _same_shape(sets, str(path))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and the folders in it, in order of name; hidden ones are left out."""
+    found = [file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(folder).parts))
+
+
+def decode_image(
+    source: Path | bytes, mode: str | None, name: str, *, short_side: int | None = None
+) -> NDArray[np.uint8]:
+    """Pixels of an encoded image, (H, W, C).
+
+    Args:
+        source: a file, or its contents.
+        mode: "L" or "RGB"; None is "L" for images that are grey, else "RGB".
+        name: for the message.
+        short_side: the image is shrunk so that its shorter side has so many pixels, unless it has fewer.
+
+    Raises:
+        ValueError: it cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            wanted = mode or ("L" if image.mode in ("1", "L") else "RGB")
+            factor = 1.0 if short_side is None else short_side / min(image.size)
+            if factor < 1:
+                size = (max(1, round(factor * image.width)), max(1, round(factor * image.height)))
+                image.draft(wanted, size)
+                pixels = np.asarray(image.convert(wanted).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+            else:
+                pixels = np.asarray(image.convert(wanted), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image ({error}). Replace or remove it.") from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray]:
@@ -222,14 +260,7 @@ def _read_files(files: list[tuple[Path, int]], classes: tuple[str, ...], mode: s
 
 def _read(file: Path, mode: str) -> NDArray[np.uint8]:
     """Pixels of an image file, (H, W, C)."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert(mode), dtype=np.uint8)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}). Replace or remove it.") from error
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return decode_image(file, mode, str(file))
 
 
 def _mode(file: Path) -> str:

@@ -3,6 +3,7 @@
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
 from featherlight.objective.finite import NonFiniteLossError, finite
+from featherlight.objective.in_turn import InTurn
 from featherlight.objective.passes import seeded_random
 from featherlight.objective.protocols import (
     Batch,
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "BatchObjective",
     "ClipGradient",
+    "InTurn",
     "MinusScores",
     "NonFiniteLossError",
     "Objective",

@@ -1,5 +1,6 @@
 """Optimizers. All are torch optimizers and take one step by `loss = optimizer.step(objective)`."""
 
+from featherlight.optim.in_turn import InTurn
 from featherlight.optim.zeroth_order import (
     AGZO,
     FZOO,
@@ -33,6 +34,7 @@ __all__ = [
     "ConMeZO",
     "Cone",
     "Gaussian",
+    "InTurn",
     "LazySubspace",
     "MeZO",
     "MeZOSVRG",

@@ -1,0 +1,159 @@
+"""The codes of a quantizer: where they lie, how they start, and how they are looked up.
+
+Legend of shapes: B codebooks, K codes, F features of a code, N rows.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from featherlight.nn.vector_quantizers.kmeans import KMeans
+
+
+class DataInit(Protocol):
+    """How codes start from the first batch, such as `KMeans`."""
+
+    def __call__(
+        self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None, num_codes: int
+    ) -> tuple[Float[Tensor, "B K F"], Float[Tensor, "B K"]]:
+        """Codes, and how many rows each stands for; the same in all processes. Called within torch.compile too."""
+        ...
+
+
+class Codebook(nn.Module):
+    """K vectors of F features; or several such books, for quantizers with a book for each head or group.
+
+    Args:
+        num_codes: K, at least 2.
+        dim: F, features of a code.
+        num_books: B.
+        learnable: whether codes are a parameter, moved by gradients; otherwise they are a buffer, moved by statistics.
+        init: what sets the codes from the first batch in training; None keeps the random ones.
+
+    Attributes:
+        weight: (B * K, F); (K, F) for a single book. Random from torch's own generator at first: normal, of length about 1.
+        initialized: (), bool; whether codes no longer wait for a first batch.
+
+    Raises:
+        ValueError: fewer than 2 codes, or sizes below 1.
+    """
+
+    weight: Tensor
+    initialized: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        num_books: int = 1,
+        learnable: bool = False,
+        init: DataInit | None = KMeans(),  # noqa: B008
+    ) -> None:
+        super().__init__()
+        if num_codes < 2:
+            raise ValueError(
+                f"A codebook needs at least 2 codes (one carries no information); got `num_codes={num_codes}`. Sizes in "
+                "use are 128 to 16384."
+            )
+        if dim < 1 or num_books < 1:
+            raise ValueError(f"`dim` and `num_books` must be at least 1; got {dim} and {num_books}.")
+        self.num_codes, self.dim, self.num_books, self.learnable = num_codes, dim, num_books, learnable
+        self.init = init
+        weight = torch.randn(num_books * num_codes, dim) / math.sqrt(dim)
+        if learnable:
+            self.weight = nn.Parameter(weight)
+        else:
+            self.register_buffer("weight", weight)
+        self.register_buffer("initialized", torch.tensor(init is None))
+        self._waits = init is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the codes are set by the next batch in training; known without looking at a tensor."""
+        return self._waits
+
+    @property
+    def books(self) -> Float[Tensor, "B K F"]:
+        """The codes, book by book; a view."""
+        return self.weight.view(self.num_books, self.num_codes, self.dim)
+
+    def start(self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None = None) -> Float[Tensor, "B K"]:
+        """Sets the codes from the rows of a first batch, of all processes together; call it while `waits`.
+
+        Args:
+            rows_BNF: what the codes of each book will stand for.
+            mask_N: True at the rows that count, for all books.
+
+        Returns:
+            How many rows each code stands for, at least 1: what statistics of use start from.
+
+        Raises:
+            ValueError: no row counts.
+        """
+        assert self.init is not None
+        codes_BKF, counts_BK = self.init(rows_BNF, mask_N, self.num_codes)
+        with torch.no_grad():
+            self.weight.copy_(codes_BKF.reshape_as(self.weight))
+            self.initialized.fill_(True)
+        self._waits = False
+        return counts_BK.clamp(min=1.0)
+
+    def forward(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:
+        """The codes at `indices` of `weight`, any shape; masked positions (-1) give 0."""
+        return look_up(self.weight, indices)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if f"{prefix}initialized" in state_dict:
+            self._waits = self.init is not None and not bool(state_dict[f"{prefix}initialized"])
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print`."""
+        books = f", num_books={self.num_books}" if self.num_books > 1 else ""
+        return f"num_codes={self.num_codes}, dim={self.dim}{books}, learnable={self.learnable}, init={self.init}"
+
+
+def look_up(codes: Float[Tensor, "K F"], indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:
+    """The codes at `indices`, of any shape; 0 at masked positions, whose index is -1. Differentiable in the codes.
+
+    Raises:
+        ValueError: outside torch.compile, an index under -1 or over K - 1.
+    """
+    if not torch.compiler.is_compiling() and indices.numel():
+        least, greatest = int(indices.min()), int(indices.max())
+        if least < -1 or greatest >= len(codes):
+            wrong = least if least < -1 else greatest
+            raise ValueError(
+                f"The codebook has {len(codes)} codes, with indices 0 to {len(codes) - 1} (-1 at masked positions); got "
+                f"{wrong}. Were these codes made by another quantizer?"
+            )
+    values = nn.functional.embedding(indices.clamp(min=0), codes)
+    return values.masked_fill((indices < 0)[..., None], 0.0)
+
+
+def codebook_parameter_groups(
+    model: nn.Module, *, lr: float, codebook_lr: float, **options: Any
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer, with a learning rate of their own for learnable codes and no decay for them.
+
+    Args:
+        model: with any number of `Codebook`s in it.
+        lr: learning rate of all other parameters.
+        codebook_lr: of the codes; 5 to 10 times `lr` keeps them with latents that move.
+        options: of all other parameters, such as `weight_decay`.
+
+    Returns:
+        Two groups; the second is missing where no codebook is learnable.
+    """
+    codes = [module.weight for module in model.modules() if isinstance(module, Codebook) and module.learnable]
+    names = {id(one) for one in codes}
+    others: Iterable[Tensor] = [one for one in model.parameters() if id(one) not in names]
+    groups: list[dict[str, Any]] = [{"params": others, "lr": lr, **options}]
+    if codes:
+        groups.append({"params": codes, "lr": codebook_lr, "weight_decay": 0.0})
+    return groups

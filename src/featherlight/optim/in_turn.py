@@ -1,0 +1,79 @@
+"""Several optimizers as one, each with an objective of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from featherlight.objective import InTurn as Objectives
+from featherlight.objective import Objective
+
+
+class InTurn(torch.optim.Optimizer):
+    """Steps with each of several optimizers in turn on its part of a `featherlight.objective.InTurn`.
+
+    Schedulers, saves and loads see one optimizer: the groups of all, in order, and one state.
+
+    Args:
+        optimizers: of different parameters, one for each part of the objective; they are not to be used by themselves any
+            more.
+
+    Raises:
+        ValueError: no optimizers, or a parameter that two of them have.
+
+    Source: simultaneous training of adversaries goes back to Goodfellow et al. 2014, algorithm 1 (with one step of each).
+
+    Not replayable to the bit. The optimizers keep all they must not lose in `state` and `param_groups`, as torch's do.
+    """
+
+    replayable = False
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        if not optimizers:
+            raise ValueError(
+                "`optimizers` is empty, so nothing would be trained. Give one for each part of the objective."
+            )
+        self.optimizers = tuple(optimizers)
+        super().__init__([group for one in optimizers for group in one.param_groups], {})
+        for one in optimizers:
+            self.state.update(one.state)
+        self._hand_out()
+
+    def step(self, closure: Objective) -> Float[Tensor, ""]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step of each optimizer; returns the loss of the first.
+
+        Args:
+            closure: a `featherlight.objective.InTurn` with a part for each optimizer; of one optimizer, any objective.
+
+        Raises:
+            ValueError: it is none, or has another number of parts.
+        """
+        if not isinstance(closure, Objective):
+            seen = "nothing" if closure is None else f"a {type(closure).__name__}"
+            raise ValueError(f"InTurn.step needs an Objective with a part for each of its optimizers; got {seen}.")
+        parts = closure.parts if isinstance(closure, Objectives) else (lambda: closure,)
+        if len(parts) != len(self.optimizers):
+            raise ValueError(
+                f"InTurn.step needs an Objective with a part for each of its {len(self.optimizers)} optimizers; got "
+                f"{len(parts)}. Pass featherlight.objective.InTurn([...]) with a function for each."
+            )
+        losses: list[Any] = [one.step(part()) for one, part in zip(self.optimizers, parts, strict=True)]  # pyright: ignore
+        return losses[0]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._hand_out()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
+
+    def _hand_out(self) -> None:
+        """Lets all optimizers work on this one's groups and state."""
+        start = 0
+        for one in self.optimizers:
+            stop = start + len(one.param_groups)
+            one.param_groups, one.state = self.param_groups[start:stop], self.state
+            start = stop

@@ -2,6 +2,7 @@
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions, load_vector_quantize
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.kmeans import KMeans
@@ -29,8 +30,10 @@ __all__ = [
     "ReplaceDead",
     "RotationTrick",
     "StraightThrough",
+    "VectorQuantizeOptions",
     "VectorQuantizer",
     "codebook_parameter_groups",
     "lengths_to_mask",
+    "load_vector_quantize",
     "nearest_codes",
 ]

@@ -50,7 +50,7 @@ class Codebook(nn.Module):
 
     Attributes:
         weight: (B * K, F); (K, F) for a single book. Random from torch's own generator at first: normal, of length about 1.
-        batches: (), int64; how many batches `start` has seen.
+        batches: (), int64; how many batches `start` has seen, at most those of `init`.
 
     Raises:
         ValueError: fewer than 2 codes, or sizes below 1.
@@ -108,8 +108,9 @@ class Codebook(nn.Module):
         """
         assert self.init is not None
         with torch.no_grad():
-            self.batches.add_(1)
-            start = self.init(self.books, rows_BNF, mask_N, self.batches)
+            number = self.batches + 1
+            self.batches.copy_(number.clamp(max=self.init.batches))
+            start = self.init(self.books, rows_BNF, mask_N, number)
             self.weight.copy_(start.codes_BKF.reshape_as(self.weight))
         if self.init.batches == 1:
             self._waits = False

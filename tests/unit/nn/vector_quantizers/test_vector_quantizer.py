@@ -165,6 +165,17 @@ def test_dead_codes_start_again_at_rows_and_others_stay() -> None:
     assert torch.equal(layer.learner.steps, torch.tensor(8))
 
 
+def test_codes_without_use_stay_where_they_are() -> None:
+    layer = VectorQuantizer(Codebook(4, 3, init=None), learn=EmaUpdate(decay=0.5))
+    far = torch.full((3,), 50.0)
+    layer.codebook.weight[3] = far
+    layer.learner.sums[3] = far
+    for seed in range(60):
+        layer(_rows(20, 3, seed=seed))
+    assert layer.learner.counts[3] < 1e-9
+    torch.testing.assert_close(layer.codebook.weight[3], far, rtol=0.02, atol=0.0)
+
+
 def test_one_state_and_batch_give_one_outcome() -> None:
     states = []
     for seed in (0, 1):
@@ -183,7 +194,7 @@ def test_an_encoder_with_default_settings_keeps_its_codes_in_use() -> None:
         encoder, decoder = nn.Linear(12, 4), nn.Linear(4, 12)
         layer = VectorQuantizer(Codebook(64, 4, learnable=learnable))
         optimizer = torch.optim.Adam((*encoder.parameters(), *decoder.parameters(), *layer.parameters()), lr=1e-2)
-        for _ in range(150):
+        for _ in range(300):
             values, _, aux_loss = layer(encoder(x))
             loss = (decoder(values) - x).square().mean() + aux_loss
             optimizer.zero_grad()

@@ -2,16 +2,21 @@
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.diveq import DiVeQ
 from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantizer
+from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.grouped import GroupedQuantizer
 from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
+from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
 from featherlight.nn.vector_quantizers.sim_vq import SimVQ
+from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
 
 __all__ = [
     "Assignment",
@@ -20,18 +25,27 @@ __all__ = [
     "Cosine",
     "DataInit",
     "DiVeQ",
+    "EmaUpdate",
     "EntropyLoss",
     "FiniteScalarQuantizer",
+    "GradientEstimator",
+    "GradientUpdate",
     "GroupedQuantizer",
     "GumbelQuantizer",
     "KMeans",
+    "Learning",
     "LookupFreeQuantizer",
     "Nearest",
+    "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "ReplaceDead",
     "ResidualQuantizer",
+    "RotationTrick",
     "SimVQ",
     "StageDropout",
+    "StraightThrough",
+    "VectorQuantizer",
     "codebook_parameter_groups",
     "lengths_to_mask",
     "nearest_codes",

@@ -62,9 +62,13 @@ def nearest_codes(rows: Float[Tensor, "... N F"], codes: Float[Tensor, "... K F"
         rows: float32 or float64; nothing or one axis before N, the same as before K.
         codes: same dtype.
 
+    Codes are taken from their mean first, so that latents far from 0 lose no digits.
     Cost: one product of rows and codes, and a pass over it while it lies in cache: no root, no (N, K) matrix.
     """
-    return greatest_scores(rows, codes, codes.detach().square().sum(-1).mul(-0.5))
+    codes = codes.detach()
+    mean = codes.mean(-2, keepdim=True)
+    codes = codes - mean
+    return greatest_scores(rows, codes, -(codes * (mean + 0.5 * codes)).sum(-1))
 
 
 def greatest_scores(

@@ -13,6 +13,7 @@ from featherlight.nn.vector_quantizers import (
     DiVeQ,
     EmaUpdate,
     EntropyLoss,
+    Exact,
     FiniteScalarQuantizer,
     GroupedQuantizer,
     GumbelQuantizer,
@@ -24,8 +25,12 @@ from featherlight.nn.vector_quantizers import (
     ResidualQuantizer,
     RotationTrick,
     SimVQ,
+    SoftConvexQuantizer,
+    Sparse,
     StageDropout,
+    StraightThrough,
     VectorQuantizer,
+    WeightGrid,
 )
 
 DIM = 4
@@ -85,6 +90,31 @@ TABLE: dict[str, Row] = {
     "DiVeQ": Row(kind=DiVeQ, make=lambda **o: DiVeQ(_data(learnable=True), noise_std=0.1, **o)),
     "Gumbel": Row(
         kind=GumbelQuantizer, make=lambda **o: GumbelQuantizer(_random(learnable=True), temperature=0.7, **o)
+    ),
+    "SCQ": Row(
+        kind=SoftConvexQuantizer,
+        make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Exact(), **o),
+        counted=False,
+    ),
+    "SCQ of two codes": Row(
+        kind=SoftConvexQuantizer,
+        make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Sparse(2), **o),
+        onnx=True,
+        counted=False,
+    ),
+    "SCQ of three codes on a grid": Row(
+        kind=SoftConvexQuantizer,
+        make=lambda **o: SoftConvexQuantizer(
+            _data(learnable=True), mixing=Sparse(3), weight_grid=WeightGrid(bits=3), gradient=StraightThrough(), **o
+        ),
+        counted=False,
+    ),
+    "residual SCQ": Row(
+        kind=ResidualQuantizer,
+        make=lambda **o: ResidualQuantizer(
+            [SoftConvexQuantizer(_data(learnable=True), mixing=Sparse(2)) for _ in range(2)], **o
+        ),
+        counted=False,
     ),
     "residual VQ": Row(
         kind=ResidualQuantizer, make=lambda **o: ResidualQuantizer([_plain(), _plain()], **o), onnx=True

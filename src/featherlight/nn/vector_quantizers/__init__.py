@@ -1,6 +1,7 @@
 """Vector quantizers: layers that replace vectors by codes, all with one result."""
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
+from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.diveq import DiVeQ
@@ -11,22 +12,30 @@ from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
 from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
 from featherlight.nn.vector_quantizers.sim_vq import SimVQ
+from featherlight.nn.vector_quantizers.soft_convex import SoftConvexQuantizer
+from featherlight.nn.vector_quantizers.usage import CodebookUsage, StageUsage, Usage
 from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
+from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
 
 __all__ = [
     "Assignment",
+    "Balancing",
     "Codebook",
+    "CodebookUsage",
     "Codes",
     "Cosine",
     "DataInit",
     "DiVeQ",
     "EmaUpdate",
+    "EntropyBalancing",
     "EntropyLoss",
+    "Exact",
     "FiniteScalarQuantizer",
     "GradientEstimator",
     "GradientUpdate",
@@ -35,6 +44,8 @@ __all__ = [
     "KMeans",
     "Learning",
     "LookupFreeQuantizer",
+    "Mixing",
+    "Mixture",
     "Nearest",
     "ProjectedQuantizer",
     "Quantized",
@@ -43,9 +54,15 @@ __all__ = [
     "ResidualQuantizer",
     "RotationTrick",
     "SimVQ",
+    "SoftConvexQuantizer",
+    "Sparse",
     "StageDropout",
+    "StageUsage",
     "StraightThrough",
+    "Usage",
     "VectorQuantizer",
+    "WeightGrid",
+    "bits_of",
     "codebook_parameter_groups",
     "lengths_to_mask",
     "nearest_codes",

@@ -1,0 +1,94 @@
+"""What all methods ask of the whole codebook: the nearest code of each row, and how optimal an answer is.
+
+Legend of shapes: N rows, n rows of a chunk, F features, K codes, k codes that a row mixes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from featherlight.solvers.simplex_qp.problem import PRICES_AT_ONCE, SimplexProblem
+
+
+class Centred(NamedTuple):
+    """Rows and codes with the mean code taken off, which changes no program, and with nothing left that is not finite.
+
+    Attributes:
+        z_NF: rows that are not usable are 0.
+        codebook_KF: codes that are not usable are 0.
+        usable_N: rows that hold finite numbers only.
+        usable_K: codes that hold finite numbers only.
+        scale: (), mean squared length of the codes.
+    """
+
+    z_NF: Float[Tensor, "N F"]
+    codebook_KF: Float[Tensor, "K F"]
+    usable_N: Bool[Tensor, "N"]
+    usable_K: Bool[Tensor, "K"]
+    scale: Float[Tensor, ""]
+
+
+def centre(z_NF: Tensor, codebook_KF: Tensor) -> Centred:
+    """Takes the mean of the usable codes off rows and codes."""
+    usable_N = torch.isfinite(z_NF).all(1)
+    usable_K = torch.isfinite(codebook_KF).all(1)
+    codebook_KF = torch.where(usable_K[:, None], codebook_KF, 0)
+    count = usable_K.sum().clamp(min=1)
+    mean_F = codebook_KF.sum(0) / count
+    codebook_KF = torch.where(usable_K[:, None], codebook_KF - mean_F, 0)
+    z_NF = torch.where(usable_N[:, None], z_NF - mean_F, 0)
+    return Centred(z_NF, codebook_KF, usable_N, usable_K, codebook_KF.square().sum() / count)
+
+
+def rows_at_once(*widths: int) -> int:
+    """How many rows are worked on together, so that no buffer of rows by one of these widths is larger than is allowed."""
+    return max(1, PRICES_AT_ONCE // max(1, *widths))
+
+
+def nearest_codes(centred: Centred) -> Int[Tensor, "N"]:
+    """The nearest usable code of each row; the first of several."""
+    half_K = torch.where(centred.usable_K, 0.5 * centred.codebook_KF.square().sum(1), torch.inf)
+    if torch.compiler.is_compiling():
+        return torch.argmin(half_K - centred.z_NF @ centred.codebook_KF.T, dim=1)
+    parts = centred.z_NF.split(rows_at_once(len(half_K)))
+    return torch.cat([torch.argmin(half_K - z @ centred.codebook_KF.T, dim=1) for z in parts])
+
+
+def measure(
+    problem: SimplexProblem, centred: Centred, prior_N: Tensor, indices_Nk: Tensor, weights_Nk: Tensor
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """KKT residual and duality gap of each row, (N,) each."""
+    rows = (centred.z_NF, prior_N, indices_Nk, weights_Nk)
+    if torch.compiler.is_compiling():
+        found = [_measure_chunk(problem.strength, centred, *rows)]
+    else:
+        size = rows_at_once(len(problem.codebook_KF), indices_Nk.shape[1] * problem.z_NF.shape[1])
+        chunks = zip(*(x.split(size) for x in rows), strict=True)
+        found = [_measure_chunk(problem.strength, centred, *chunk) for chunk in chunks]
+    residual_N, gap_N = (torch.cat(parts) for parts in zip(*found, strict=True))
+    usable_N = (indices_Nk >= 0).any(1)
+    return torch.where(usable_N, residual_N, 0), torch.where(usable_N, gap_N, 0)
+
+
+def _measure_chunk(
+    strength: Tensor, centred: Centred, z_nF: Tensor, prior_n: Tensor, indices_nk: Tensor, weights_nk: Tensor
+) -> tuple[Tensor, Tensor]:
+    used_nk = indices_nk >= 0
+    slots_nk = indices_nk.clamp(min=0)
+    residual_nF = mix(weights_nk, slots_nk, centred.codebook_KF) - z_nF
+    price_nK = residual_nF @ centred.codebook_KF.T
+    price_nK = torch.where(centred.usable_K, price_nK, torch.inf)
+    price_nK.scatter_add_(1, prior_n[:, None], (-strength).expand(z_nF.shape[0], 1))
+    price_nK.scatter_add_(1, slots_nk, strength * weights_nk)
+    lowest_n = price_nK.amin(1)
+    on_support_nk = price_nK.gather(1, slots_nk)
+    mean_n = (weights_nk * on_support_nk).sum(1)
+    uneven_n = torch.where(used_nk, (on_support_nk - mean_n[:, None]).abs(), 0).amax(1)
+    return torch.maximum(uneven_n, mean_n - lowest_n), (2 * (mean_n - lowest_n)).clamp(min=0)
+
+
+def mix(weights_nk: Tensor, slots_nk: Tensor, codebook_KF: Tensor) -> Float[Tensor, "n F"]:
+    """The sum of the codes at `slots_nk`, weighted."""
+    return torch.bmm(weights_nk[:, None], codebook_KF[slots_nk])[:, 0]

@@ -45,12 +45,14 @@ class Row:
         make: takes `channel_axis`, and draws initial weights from torch's own generator.
         onnx: whether it is exported; a few stand for all, since each takes seconds.
         counted: whether the number of its codes is counted.
+        fresh: whether the first compiled step is the one in which codes start from data.
     """
 
     kind: type[nn.Module]
     make: Callable[..., Any]
     onnx: bool = False
     counted: bool = True
+    fresh: bool = False
 
 
 def _data(num_codes: int = 8, dim: int = DIM, **options: Any) -> Codebook:
@@ -70,6 +72,7 @@ TABLE: dict[str, Row] = {
         kind=VectorQuantizer,
         make=lambda **o: VectorQuantizer(_data(), learn=EmaUpdate(decay=0.9, replace=ReplaceDead()), **o),
         onnx=True,
+        fresh=True,
     ),
     "VQ by gradients, rotated": Row(
         kind=VectorQuantizer, make=lambda **o: VectorQuantizer(_data(learnable=True), gradient=RotationTrick(), **o)

@@ -190,7 +190,8 @@ def test_copies_go_their_own_way_and_no_global_generator_is_read(row: Row) -> No
 @pytest.mark.filterwarnings("ignore:.*autograd.Function:DeprecationWarning")  # of torch.compile about itself
 def test_nothing_breaks_the_graph(row: Row) -> None:
     x, mask = vectors(4, 6, DIM), some_mask(4, 6)
-    plain, compiled = make(row), make(row)
+    plain = make(row) if row.fresh else trained(row)
+    compiled = copy.deepcopy(plain)
     torch.compiler.reset()
     fast: Any = torch.compile(compiled, fullgraph=True, backend="eager")
     for training in (True, True, False):

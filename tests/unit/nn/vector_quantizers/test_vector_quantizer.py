@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.oracles.vector_quantizer import SlowVectorQuantizer
 from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers import (
@@ -17,6 +16,7 @@ from featherlight.nn.vector_quantizers import (
     RotationTrick,
     VectorQuantizer,
 )
+from tests.oracles.vector_quantizer import SlowVectorQuantizer
 
 
 def _rows(*shape: int, seed: int = 0) -> Tensor:

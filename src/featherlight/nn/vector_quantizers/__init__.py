@@ -4,13 +4,20 @@ from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nea
 from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
+from featherlight.nn.vector_quantizers.diveq import DiVeQ
+from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantizer
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
+from featherlight.nn.vector_quantizers.grouped import GroupedQuantizer
+from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
 from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
+from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
 from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
+from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
+from featherlight.nn.vector_quantizers.sim_vq import SimVQ
 from featherlight.nn.vector_quantizers.soft_convex import SoftConvexQuantizer
 from featherlight.nn.vector_quantizers.usage import CodebookUsage, StageUsage, Usage
 from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
@@ -24,13 +31,19 @@ __all__ = [
     "Codes",
     "Cosine",
     "DataInit",
+    "DiVeQ",
     "EmaUpdate",
     "EntropyBalancing",
+    "EntropyLoss",
     "Exact",
+    "FiniteScalarQuantizer",
     "GradientEstimator",
     "GradientUpdate",
+    "GroupedQuantizer",
+    "GumbelQuantizer",
     "KMeans",
     "Learning",
+    "LookupFreeQuantizer",
     "Mixing",
     "Mixture",
     "Nearest",
@@ -38,9 +51,12 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "ReplaceDead",
+    "ResidualQuantizer",
     "RotationTrick",
+    "SimVQ",
     "SoftConvexQuantizer",
     "Sparse",
+    "StageDropout",
     "StageUsage",
     "StraightThrough",
     "Usage",

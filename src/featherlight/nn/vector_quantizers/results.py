@@ -42,12 +42,16 @@ class Quantizer(Protocol):
     Attributes:
         dim: F, features of a vector.
         bits_per_position: bits that a position's codes take when each is stored at a fixed length.
+        code_shape: axes that indices have behind those of the positions: () for one code, (k,), (Q,) or (Q, k).
     """
 
     dim: int
 
     @property
     def bits_per_position(self) -> float: ...
+
+    @property
+    def code_shape(self) -> tuple[int, ...]: ...
 
     def __call__(self, x: Tensor, *, mask: Tensor | None = None) -> Quantized:
         """Quantizes the vectors of `x`; `mask` is True at the positions that count, of the shape of `x` without features."""

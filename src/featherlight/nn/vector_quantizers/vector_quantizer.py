@@ -107,6 +107,11 @@ class VectorQuantizer(nn.Module):
         """heads * log2(K)."""
         return self.heads * math.log2(self.codebook.num_codes)
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """(H,), or no axis for a single head."""
+        return (self.heads,) if self.heads > 1 else ()
+
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:
         """Quantizes the vectors of `x`.
 

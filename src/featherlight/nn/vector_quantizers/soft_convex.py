@@ -81,6 +81,11 @@ class SoftConvexQuantizer(nn.Module):
             return math.log2(self.codebook.num_codes)
         return bits_of(self._width, self.codebook.num_codes, self.weight_grid)
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """(k,) of mixtures, no axes of hard codes."""
+        return () if self.hard else (self._width,)
+
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:
         """Quantizes the vectors of `x`.
 

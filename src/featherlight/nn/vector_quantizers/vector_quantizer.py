@@ -75,6 +75,11 @@ class VectorQuantizer(nn.Module):
         """heads * log2(K)."""
         return self.heads * math.log2(self.codebook.num_codes)
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """(H,) of several heads, else no axes."""
+        return (self.heads,) if self.heads > 1 else ()
+
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:
         """Quantizes the vectors of `x`.
 

@@ -113,7 +113,7 @@ def test_models_of_another_kind_and_sizes_that_do_not_fit_are_refused(tmp_path: 
         read_networks(tmp_path)
     with pytest.raises(ValueError, match=r"sizes \[9, 4\].*must be multiples of 2"):
         build_networks(blueprint(sizes=(9, 4)))
-    with pytest.raises(ValueError, match="must divide `quantizer.features`"):
+    with pytest.raises(ValueError, match=r"must divide `quantizer\.features`"):
         build_networks(blueprint(quantizer=QuantizerConfig(kind="grouped", groups=3).resolved()))
 
 

@@ -50,7 +50,16 @@ def check_parts(name: str, parts: Sequence[Quantizer], *, same_dim: bool) -> lis
 
 
 def stack_codes(parts: Sequence[Codes], shape: torch.Size) -> Codes:
-    """Codes of rows, (N, ...) each, as one with an axis of parts behind the positions, (*shape, Q, ...)."""
+    """Codes of rows, (N, ...) each, as one with an axis of parts behind the positions, (*shape, Q, ...).
+
+    Raises:
+        ValueError: codes of different shapes, of parts that were changed since they were put together.
+    """
+    shapes = [tuple(part.indices.shape[1:]) for part in parts]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"Quantizers put together must have codes of one shape; got {shapes}. Is only some of them `hard`?"
+        )
     indices = torch.stack([part.indices for part in parts], dim=1)
     weights = [part.weights for part in parts if part.weights is not None]
     return Codes(

@@ -3,6 +3,8 @@
 Legend of shapes: D features of the vectors, F those that are quantized; ... are positions.
 """
 
+import math
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -42,6 +44,11 @@ class ProjectedQuantizer(nn.Module):
         """Those of the quantizer within."""
         return self.quantizer.bits_per_position
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """That of the quantizer within."""
+        return self.quantizer.code_shape
+
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:
         """See `Quantizer`; inputs are brought to the dtype of the maps, and values back.
 
@@ -58,5 +65,5 @@ class ProjectedQuantizer(nn.Module):
         """See `Quantizer`."""
         inner = self.quantizer.codes_to_values(codes)
         values = self.project_out(inner.to(self.project_out.weight.dtype))
-        masked = (codes.indices < 0).reshape(*inner.shape[:-1], -1).all(-1)
+        masked = (codes.indices < 0).reshape(*inner.shape[:-1], math.prod(self.code_shape)).all(-1)
         return values.masked_fill(masked[..., None], 0.0).movedim(-1, self.channel_axis)

@@ -83,7 +83,7 @@ class SoftConvexQuantizer(nn.Module):
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """(k,) of mixtures, no axes of hard codes."""
+        """(k,), or no axis for hard codes."""
         return () if self.hard else (self._width,)
 
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:

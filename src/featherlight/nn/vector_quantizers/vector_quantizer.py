@@ -77,7 +77,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """(H,) of several heads, else no axes."""
+        """(H,), or no axis for a single head."""
         return (self.heads,) if self.heads > 1 else ()
 
     def forward(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "..."] | None = None) -> Quantized:

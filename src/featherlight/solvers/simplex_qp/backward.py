@@ -1,13 +1,6 @@
-"""Gradients of a solution by its optimality conditions, whatever method found it.
+"""Values and weights of a solution that is known, connected to the graph of the problem.
 
-Legend of shapes: N rows, n rows of a chunk, F features, K codes, k codes that a row mixes.
-
-With A the codes in use, H = C_A C_A' + strength I, v the gradient of the values and u that of the weights, the adjoint is
-
-    [H  1; 1'  0] [w; eta] = [C_A v + u; 0],
-
-and then dz = C_A' w, dC_A = w (z - x)' + p (v - C_A' w)', d strength = w . (e - p), at values x and shares p. The factor of H
-is built anew from the codes, k^2 F / 2 products a row, so that nothing of size k^2 is kept between the two passes.
+Legend of shapes: N rows, F features, K codes, k codes that a row mixes.
 """
 
 import torch
@@ -15,33 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
+from torch.nn.functional import embedding_bag
 
-from featherlight.solvers.simplex_qp.pricing import Centred, measure, mix, rows_at_once
-from featherlight.solvers.simplex_qp.problem import SimplexProblem, SimplexSolution, SimplexStatus
+from featherlight.solvers.simplex_qp.adjoint import adjoint
+from featherlight.solvers.simplex_qp.ops import adjoint_once
+from featherlight.solvers.simplex_qp.pricing import mix
+from featherlight.solvers.simplex_qp.problem import Found, SimplexProblem, SimplexSolution
 
-_GAP_OF_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-12}
 
-
-def solution_on(
-    problem: SimplexProblem, centred: Centred, prior_N: Tensor, indices_Nk: Tensor, weights_Nk: Tensor, status_N: Tensor
-) -> SimplexSolution:
-    """The solution with these shares, connected to the graph of the problem, and measured.
-
-    Args:
-        problem: rows, codebook and strength.
-        centred: of the same.
-        prior_N: the prior codes, resolved.
-        indices_Nk: int64, codes in use, none of them not finite; -1 in free slots.
-        weights_Nk: their shares; 0 in free slots.
-        status_N: how the method ended. A row that stalled within what rounding explains has converged.
-    """
-    with torch.no_grad():
-        residual_N, gap_N = measure(problem, centred, prior_N, indices_Nk, weights_Nk)
-        allowed_N = _GAP_OF_ROUNDING[problem.z_NF.dtype] * (centred.z_NF.square().sum(1) + centred.scale)
-        settled_N = (status_N == int(SimplexStatus.STALLED)) & (gap_N <= allowed_N)
-        status_N = torch.where(settled_N, int(SimplexStatus.CONVERGED), status_N)
-    values_NF, weights_Nk = attach(problem, prior_N, indices_Nk, weights_Nk)
-    return SimplexSolution(values_NF, indices_Nk, weights_Nk, status_N, residual_N, gap_N)
+def connect(problem: SimplexProblem, found: Found) -> SimplexSolution:
+    """The solution that was found, connected to the graph of the problem."""
+    values_NF, weights_Nk = attach(problem, found.prior_N, found.indices_Nk, found.weights_Nk)
+    return SimplexSolution(values_NF, found.indices_Nk, weights_Nk, *found[3:])
 
 
 def attach(
@@ -68,77 +46,8 @@ class _OnSupport(Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad_values: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        return *adjoint(*saved, grad_values, grad_weights), None, None, None
-
-
-def adjoint(
-    z_NF: Tensor,
-    codebook_KF: Tensor,
-    strength: Tensor,
-    prior_N: Tensor,
-    indices_Nk: Tensor,
-    weights_Nk: Tensor,
-    grad_values_NF: Tensor,
-    grad_weights_Nk: Tensor,
-) -> tuple[Float[Tensor, "N F"], Float[Tensor, "K F"], Float[Tensor, ""]]:
-    """Gradients of rows, codebook and strength; differentiable once more."""
-    by_rows = (z_NF, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
-    if torch.compiler.is_compiling():
-        chunks = [by_rows]
-    else:
-        size = rows_at_once(4 * indices_Nk.shape[1] * z_NF.shape[1])
-        chunks = list(zip(*(x.split(size) for x in by_rows), strict=True))
-    of_z, of_codebook, of_strength = [], torch.zeros_like(codebook_KF), torch.zeros_like(strength)
-    for chunk in chunks:
-        rows, codes_nkF, in_strength = _adjoint_chunk(codebook_KF, strength, *chunk)
-        of_z.append(rows)
-        slots = chunk[2].clamp(min=0).flatten()
-        of_codebook = of_codebook.index_add(0, slots, codes_nkF.flatten(0, 1))
-        of_strength = of_strength + in_strength
-    return torch.cat(of_z), of_codebook, of_strength
-
-
-def _adjoint_chunk(
-    codebook: Tensor,
-    strength: Tensor,
-    z: Tensor,
-    prior: Tensor,
-    indices: Tensor,
-    weights: Tensor,
-    grad_values: Tensor,
-    grad_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = z.dtype
-    work = torch.float32 if z.device.type == "mps" else torch.float64
-    used_nk = indices >= 0
-    share_nk, v_nF = weights.to(work), grad_values.to(work)
-    codes_nkF = torch.where(used_nk[..., None], codebook[indices.clamp(min=0)], 0).to(work)
-    x_nF = (share_nk[..., None] * codes_nkF).sum(1)
-    around_nkF = torch.where(used_nk[..., None], codes_nkF - x_nF[:, None], 0)
-    side_nk = torch.where(used_nk, (around_nkF * v_nF[:, None]).sum(2) + grad_weights.to(work), 0)
-    w_nk = _solve_adjoint(around_nkF, used_nk, strength.to(work), side_nk)
-    of_z_nF = (w_nk[..., None] * around_nkF).sum(1)
-    live_n1 = used_nk.any(1, keepdim=True)
-    residual_nF = torch.where(live_n1, z.to(work) - x_nF, 0)
-    left_nF = torch.where(live_n1, v_nF - of_z_nF, 0)
-    of_codes_nkF = w_nk[..., None] * residual_nF[:, None] + share_nk[..., None] * left_nF[:, None]
-    at_prior_nk = (indices == prior[:, None]).to(work)
-    of_strength = (w_nk * (at_prior_nk - share_nk)).sum()
-    return of_z_nF.to(dtype), of_codes_nkF.to(dtype), of_strength.to(dtype)
-
-
-def _solve_adjoint(around_nkF: Tensor, used_nk: Tensor, strength: Tensor, side_nk: Tensor) -> Float[Tensor, "n k"]:
-    """w of the system above; the lift of a support's curvature changes H only along 1, in which w has no part."""
-    ones_nk = used_nk.to(around_nkF.dtype)
-    gram_nkk = torch.bmm(around_nkF, around_nkF.mT)
-    lift_n = gram_nkk.diagonal(dim1=1, dim2=2).sum(1) / ones_nk.sum(1).clamp(min=1) + strength
-    floor_n = 4 * torch.finfo(lift_n.dtype).eps * lift_n
-    gram_nkk = gram_nkk + lift_n[:, None, None] * ones_nk[..., None] * ones_nk[:, None]
-    diagonal_nk = torch.where(used_nk, strength + floor_n[:, None], 1)
-    factor_nkk, _ = torch.linalg.cholesky_ex(gram_nkk + torch.diag_embed(diagonal_nk))
-    solved_nk2 = torch.cholesky_solve(torch.stack((side_nk, ones_nk), 2), factor_nkk)
-    level_n = solved_nk2[..., 0].sum(1) / solved_nk2[..., 1].sum(1).clamp(min=torch.finfo(lift_n.dtype).tiny)
-    return solved_nk2[..., 0] - level_n[:, None] * solved_nk2[..., 1]
+        once_more = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return *(adjoint if once_more else adjoint_once)(*saved, grad_values, grad_weights), None, None, None
 
 
 def _values(codebook_KF: Tensor, indices_Nk: Tensor, weights_Nk: Tensor) -> Float[Tensor, "N F"]:
@@ -146,6 +55,4 @@ def _values(codebook_KF: Tensor, indices_Nk: Tensor, weights_Nk: Tensor) -> Floa
     slots_Nk = indices_Nk.clamp(min=0)
     if torch.compiler.is_compiling():
         return mix(weights_Nk, slots_Nk, finite_KF)
-    size = rows_at_once(indices_Nk.shape[1] * codebook_KF.shape[1])
-    chunks = zip(weights_Nk.split(size), slots_Nk.split(size), strict=True)
-    return torch.cat([mix(weights, slots, finite_KF) for weights, slots in chunks])
+    return embedding_bag(slots_Nk, finite_KF, mode="sum", per_sample_weights=weights_Nk.contiguous())

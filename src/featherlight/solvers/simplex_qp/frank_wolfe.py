@@ -9,9 +9,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from featherlight.solvers.simplex_qp.backward import solution_on
-from featherlight.solvers.simplex_qp.pricing import Centred, centre, mix, nearest_codes
-from featherlight.solvers.simplex_qp.problem import SimplexProblem, SimplexSolution, SimplexStatus
+from featherlight.solvers.simplex_qp.backward import attach, connect
+from featherlight.solvers.simplex_qp.compiled import solve_compiled, use_kernels
+from featherlight.solvers.simplex_qp.pricing import (
+    Centred,
+    centre,
+    certified,
+    mean_price,
+    mix,
+    nearest_codes,
+    rounding,
+    settled,
+)
+from featherlight.solvers.simplex_qp.problem import Found, SimplexProblem, SimplexSolution, SimplexStatus
 from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, at_prior, move, refine
 
 MOST_CODES = 64
@@ -51,13 +61,50 @@ class FrankWolfe:
         check_max_codes(self.max_codes, len(problem.codebook_KF))
         with torch.no_grad():
             centred = centre(problem.z_NF, problem.codebook_KF)
+            if use_kernels(problem.z_NF) and not torch.compiler.is_compiling():
+                found = _compiled(problem, centred, self.max_codes, certify=True)
+            else:
+                found = _batched(problem, centred, self.max_codes)
+        return connect(problem, found)
+
+
+def mix_greedily(problem: SimplexProblem, *, max_codes: int) -> tuple[Tensor, Int[Tensor, "N k"], Float[Tensor, "N k"]]:
+    """Values, indices and weights of `FrankWolfe(max_codes=k)` without its certificate, which costs a product with all codes.
+
+    Args:
+        problem: from `check_problem`, or parts that are known to fit.
+        max_codes: k, at most K.
+
+    Returns:
+        As the solution's `values_NF`, `indices_Nk`, `weights_Nk`; differentiable alike.
+    """
+    with torch.no_grad():
+        centred = centre(problem.z_NF, problem.codebook_KF)
+        if use_kernels(problem.z_NF) and not torch.compiler.is_compiling():
+            prior_N, indices_Nk, weights_Nk, *_ = _compiled(problem, centred, max_codes, certify=False)
+        else:
             prior_N = nearest_codes(centred) if problem.prior_N is None else problem.prior_N
-            indices_Nk, weights_Nk = _greedy(problem, centred, prior_N, self.max_codes)
-            usable_N = (indices_Nk >= 0).any(1)
-            status_N = torch.where(usable_N, int(SimplexStatus.STALLED), int(SimplexStatus.NON_FINITE))
-        solution = solution_on(problem, centred, prior_N, indices_Nk, weights_Nk, status_N)
-        stopped_N = solution.status_N == int(SimplexStatus.STALLED)
-        return solution._replace(status_N=torch.where(stopped_N, int(SimplexStatus.SUPPORT_LIMIT), solution.status_N))
+            indices_Nk, weights_Nk = _greedy(problem, centred, prior_N, max_codes)
+    values_NF, weights_Nk = attach(problem, prior_N, indices_Nk, weights_Nk)
+    return values_NF, indices_Nk, weights_Nk
+
+
+def _compiled(problem: SimplexProblem, centred: Centred, max_codes: int, *, certify: bool) -> Found:
+    found = Found(
+        *solve_compiled(problem, centred, width=max_codes, num_steps=max_codes - 1, moves=MOVES_A_STEP, certify=certify)
+    )
+    return found._replace(status_N=settled(centred, found.status_N, found.gap_N)) if certify else found
+
+
+def _batched(problem: SimplexProblem, centred: Centred, max_codes: int) -> Found:
+    """A row whose gap is no more than rounding has converged."""
+    prior_N = nearest_codes(centred) if problem.prior_N is None else problem.prior_N
+    indices_Nk, weights_Nk = _greedy(problem, centred, prior_N, max_codes)
+    found = certified(
+        problem, centred, prior_N, indices_Nk, weights_Nk, torch.full_like(prior_N, int(SimplexStatus.STALLED))
+    )
+    stopped_N = found.status_N == int(SimplexStatus.STALLED)
+    return found._replace(status_N=torch.where(stopped_N, int(SimplexStatus.SUPPORT_LIMIT), found.status_N))
 
 
 def check_max_codes(max_codes: int, num_codes: int) -> None:
@@ -129,20 +176,5 @@ def _cheapest(
     price_NK = price_NK.scatter(1, blocked_Nk, torch.inf)
     code_N = torch.argmin(price_NK, 1)
     lowest_N = price_NK.gather(1, code_N[:, None])[:, 0]
-    level_N = mixture_level(program.strength, residual_NF, values_NF, indices_Nk, weights_Nk, prior_N)
+    level_N = mean_price(program.strength, residual_NF, values_NF, indices_Nk, weights_Nk, prior_N)
     return code_N, level_N - lowest_N > rounding(residual_NF, centred.z_NF, longest, program.strength)
-
-
-def mixture_level(
-    strength: Tensor, residual_NF: Tensor, values_NF: Tensor, indices_Nk: Tensor, weights_Nk: Tensor, prior_N: Tensor
-) -> Float[Tensor, "N"]:
-    """The mean price of the codes in use, each by its share."""
-    at_prior_N = torch.where(indices_Nk == prior_N[:, None], weights_Nk, 0).sum(1)
-    return (residual_NF * values_NF).sum(1) + strength * (weights_Nk.square().sum(1) - at_prior_N)
-
-
-def rounding(residual_NF: Tensor, z_NF: Tensor, longest: Tensor, strength: Tensor) -> Float[Tensor, "N"]:
-    """Differences of prices that mean nothing, (N,), for codes of length at most `longest`."""
-    eps = 4 * torch.finfo(z_NF.dtype).eps
-    size_N = residual_NF.square().sum(1).sqrt() + eps * (longest + z_NF.square().sum(1).sqrt())
-    return eps * (longest * size_N + strength)

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from featherlight.solvers.simplex_qp.problem import PRICES_AT_ONCE, SimplexProblem
+from featherlight.solvers.simplex_qp.problem import PRICES_AT_ONCE, Found, SimplexProblem, SimplexStatus
+
+_GAP_OF_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 class Centred(NamedTuple):
@@ -56,6 +58,25 @@ def nearest_codes(centred: Centred) -> Int[Tensor, "N"]:
     return torch.cat([torch.argmin(half_K - z @ centred.codebook_KF.T, dim=1) for z in parts])
 
 
+def certified(
+    problem: SimplexProblem, centred: Centred, prior_N: Tensor, indices_Nk: Tensor, weights_Nk: Tensor, status_N: Tensor
+) -> Found:
+    """What a method found with its KKT residuals and gaps; rows that are not usable have no codes, whatever was found."""
+    usable_N = centred.usable_N & centred.usable_K[prior_N]
+    indices_Nk = torch.where(usable_N[:, None], indices_Nk, -1)
+    weights_Nk = torch.where(usable_N[:, None], weights_Nk, 0)
+    status_N = torch.where(usable_N, status_N, int(SimplexStatus.NON_FINITE))
+    residual_N, gap_N = measure(problem, centred, prior_N, indices_Nk, weights_Nk)
+    return Found(prior_N, indices_Nk, weights_Nk, settled(centred, status_N, gap_N), residual_N, gap_N)
+
+
+def settled(centred: Centred, status_N: Tensor, gap_N: Tensor) -> Int[Tensor, "N"]:
+    """The status of rows, where those that stalled within what rounding explains have converged."""
+    allowed_N = _GAP_OF_ROUNDING[gap_N.dtype] * (centred.z_NF.square().sum(1) + centred.scale)
+    explained_N = (status_N == int(SimplexStatus.STALLED)) & (gap_N <= allowed_N)
+    return torch.where(explained_N, int(SimplexStatus.CONVERGED), status_N)
+
+
 def measure(
     problem: SimplexProblem, centred: Centred, prior_N: Tensor, indices_Nk: Tensor, weights_Nk: Tensor
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
@@ -92,3 +113,18 @@ def _measure_chunk(
 def mix(weights_nk: Tensor, slots_nk: Tensor, codebook_KF: Tensor) -> Float[Tensor, "n F"]:
     """The sum of the codes at `slots_nk`, weighted."""
     return torch.bmm(weights_nk[:, None], codebook_KF[slots_nk])[:, 0]
+
+
+def mean_price(
+    strength: Tensor, residual_NF: Tensor, values_NF: Tensor, indices_Nk: Tensor, weights_Nk: Tensor, prior_N: Tensor
+) -> Float[Tensor, "N"]:
+    """The mean price of the codes in use, each by its share."""
+    at_prior_N = torch.where(indices_Nk == prior_N[:, None], weights_Nk, 0).sum(1)
+    return (residual_NF * values_NF).sum(1) + strength * (weights_Nk.square().sum(1) - at_prior_N)
+
+
+def rounding(residual_NF: Tensor, z_NF: Tensor, longest: Tensor, strength: Tensor) -> Float[Tensor, "N"]:
+    """Differences of prices that mean nothing, (N,), for codes of length at most `longest`."""
+    eps = 4 * torch.finfo(z_NF.dtype).eps
+    size_N = residual_NF.square().sum(1).sqrt() + eps * (longest + z_NF.square().sum(1).sqrt())
+    return eps * (longest * size_N + strength)

@@ -75,6 +75,23 @@ class SimplexSolution(NamedTuple):
     gap_N: Float[Tensor, "N"]
 
 
+class Found(NamedTuple):
+    """What a method found, outside of any graph: as `SimplexSolution`, with the prior codes that were taken."""
+
+    prior_N: Int[Tensor, "N"]
+    indices_Nk: Int[Tensor, "N k"]
+    weights_Nk: Float[Tensor, "N k"]
+    status_N: Int[Tensor, "N"]
+    kkt_residual_N: Float[Tensor, "N"]
+    gap_N: Float[Tensor, "N"]
+
+    def trimmed(self) -> "Found":
+        """Without the slots that no row uses; at least one stays."""
+        used = int((self.indices_Nk >= 0).any(0).sum()) if len(self.indices_Nk) else 0
+        used = max(1, used)
+        return self._replace(indices_Nk=self.indices_Nk[:, :used], weights_Nk=self.weights_Nk[:, :used])
+
+
 class SimplexMethod(Protocol):
     """A way to solve the programs of a batch."""
 

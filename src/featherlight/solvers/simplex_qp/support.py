@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class Mixtures(NamedTuple):
@@ -35,6 +36,11 @@ class Mixtures(NamedTuple):
     def rows(self, which: Tensor) -> "Mixtures":
         """The state of some rows."""
         return Mixtures(*(x[which] for x in self))
+
+    def widened(self, slots: int) -> "Mixtures":
+        """The state with so many more free slots."""
+        by_slot = (pad(self.indices_nk, (0, slots), value=-1), *(pad(x, (0, slots)) for x in self[1:3]))
+        return Mixtures(*by_slot, pad(self.inverse_nkk, (0, slots, 0, slots)))
 
 
 class Program(NamedTuple):

@@ -16,8 +16,8 @@ from torch.optim import AdamW, Optimizer
 from featherlight.meter import Meter
 from featherlight.nn.models import Reconstruction, default_device
 from featherlight.nn.vector_quantizers import CodebookUsage, Usage
-from featherlight.objective import BatchObjective, ClipGradient, InTurn, Objective, finite
-from featherlight.optim import InTurn as OptimizersInTurn
+from featherlight.objective import BatchObjective, ClipGradient, Objective, ObjectivesInTurn, finite
+from featherlight.optim import OptimizersInTurn
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.vq.config import AdversaryConfig, ImageVqConfig, TrainingConfig
 from featherlight.recipes.vq.losses import deception, hinge, squared_error
@@ -167,7 +167,7 @@ class Codec:
             pairs = {"real": batch["x"], "fake": torch.cat(fakes)}
             return self._of_batch(discriminator, pairs, hinge, step, rows, meter)
 
-        return InTurn([maker, judge])
+        return ObjectivesInTurn([maker, judge])
 
     def _of_batch(
         self,

@@ -33,46 +33,55 @@ def sections_of(run_directory: Path) -> dict[str, str]:
     return {one["title"]: json.dumps(one) for one in found}
 
 
+SMALL = ("quantizer.codebook_size=16", "quantizer.features=8", "steps=8")
+ADVERSARY = ("adversary.width=4", "adversary.start=0.5", "crop=16", "batch=4", "valid_fraction=0.3")
+
+
 @pytest.mark.parametrize("quantizer", ["vq", "scq"])
-def test_digits_leave_a_report_and_go_on_to_the_same_bits(run, tmp_path, monkeypatch, quantizer):
+def test_digits_leave_a_report_and_a_model(run, tmp_path, quantizer):
     pytest.importorskip("sklearn")
-    digits = settings(
-        *TINY,
-        *PRIOR,
-        f"quantizer.kind={quantizer}",
-        "quantizer.codebook_size=16",
-        "quantizer.features=8",
-        "steps=8",
-        "batch=32",
-    )
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = run("run", "vq/digits", *digits, "--out", whole)
+    out = tmp_path / "run"
+    done = run("run", "vq/digits", *settings(*TINY, *PRIOR, *SMALL, f"quantizer.kind={quantizer}"), "--out", out)
     assert done.code == 0, done.err
-    found = sections_of(whole)
+    found = sections_of(out)
     assert {"Reconstructions", "Codebook", "Rate and distortion", "Samples of the prior"} <= found.keys()
     assert "hard perplexity" in found["Codebook"]
     assert "bits a pixel" in found["Rate and distortion"]
-    assert "Reconstructions" in (whole / "report.html").read_text()
-    record = read_run(whole)
+    assert "Reconstructions" in (out / "report.html").read_text()
+    record = read_run(out)
     assert record.summary is not None
     assert record.summary.counters.steps == 14
     assert record.summary.metric is not None
     assert record.summary.metric.name == "mse"
     assert record.summary.metric.last < record.summary.metric.start
-    metrics = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in metrics if line["kind"] == "eval"][-1]["values"]
     assert {"psnr", "hard perplexity", "mass perplexity", "bits a position", "prior bits a position"} <= last.keys()
+    assert "this works on fine-tuned text models" in run("evaluate", out, "--data", "rows.jsonl").err
+
+
+@pytest.mark.parametrize("recipe", ["vq/digits", "vq/bsds"])
+def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, recipe):
+    pytest.importorskip("sklearn")
+    own = (
+        ("quantizer.kind=vq",)
+        if recipe == "vq/digits"
+        else (*ADVERSARY, f"data={photographs(tmp_path / 'photographs')}")
+    )
+    command = ("run", recipe, *settings(*TINY, *PRIOR, *SMALL, *own))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = run(*command, "--out", whole)
+    assert done.code == 0, done.err
     for step in (3, 11):
         with monkeypatch.context() as patch:
             interrupt_at(patch, step)
-            assert run("run", "vq/digits", *digits, "--out", parts).code == 130
-    assert run("run", "vq/digits", *digits, "--out", parts).code == 0
+            assert run(*command, "--out", parts).code == 130
+    assert run(*command, "--out", parts).code == 0
     one, other = weights(whole), weights(parts)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     one, other = read_run(whole).steps, read_run(parts).steps
     assert [point.loss for point in one] == [point.loss for point in other]
-    assert "this works on fine-tuned text models" in run("evaluate", whole, "--data", "rows.jsonl").err
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -107,8 +116,7 @@ def test_photographs_learn_with_an_adversary_and_go_to_codes_and_back(run, tmp_p
     out, codes, back = tmp_path / "run", tmp_path / "codes", tmp_path / "back"
     done = run(
         *("run", "vq/bsds", "--out", out),
-        *settings(*TINY, *PRIOR, f"data={folder}", "crop=16", "steps=6", "batch=4", "valid_fraction=0.3"),
-        *settings("adversary.width=4", "adversary.start=0.5", "quantizer.kind=vq", "quantizer.codebook_size=16"),
+        *settings(*TINY, *PRIOR, *SMALL, *ADVERSARY, f"data={folder}", "network.strides=[2,2]", "quantizer.kind=vq"),
     )
     assert done.code == 0, done.err
     assert not any(name.startswith("discriminator") for name in weights(out))

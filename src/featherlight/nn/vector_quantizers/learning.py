@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.codebook import Codebook
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
+from featherlight.nn.vector_quantizers.kmeans import Start
 from featherlight.nn.vector_quantizers.processes import num_processes, sum_over_processes
+
+_UNUSED = 1e-3  # rows a batch, under which a moving average says nothing any more
 
 
 class Assigned(NamedTuple):
@@ -39,8 +42,8 @@ class Learner(nn.Module):
     loss_weight: float = 0.0
     """Weight of the mean squared error whose gradient moves the codes; 0 for none."""
 
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
-        """Takes up the codes that `codebook` started with, and how many rows each stood for."""
+    def restart(self, codebook: Codebook, start: Start) -> None:
+        """Forgets what was learned if `codebook` started again, and takes up how many rows each code stood for."""
         raise NotImplementedError
 
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -61,14 +64,16 @@ class EmaUpdate:
     """Codes are moving averages of the rows they stood for.
 
     Args:
-        decay: share of the past that stays at each batch, in [0, 1).
-        eps: rows that are added to the count of each code before it divides, so that unused codes stay finite.
+        decay: share of the past that stays at each batch, in [0, 1). 0.9 follows an encoder that learns; 0.99, which is
+            common, lags behind it.
+        eps: rows that are added to the count of each code before it divides.
         replace: what becomes of codes without use; None leaves them.
 
-    Source: van den Oord et al. 2017, appendix A.1; the counts smoothed as in its published code.
+    Source: van den Oord et al. 2017, appendix A.1; the counts smoothed as in its published code. There, codes without use
+    shrink to 0 in the end; here they stay.
     """
 
-    decay: float = 0.99
+    decay: float = 0.9
     eps: float = 1e-5
     replace: ReplaceDead | None = None
 
@@ -149,10 +154,10 @@ class EmaLearner(Learner):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
+    def restart(self, codebook: Codebook, start: Start) -> None:
         """See `Learner`."""
-        self.counts.copy_(counts_BK.flatten())
-        self.sums.copy_(codebook.weight * self.counts[:, None])
+        _restart_counts(self.counts, start)
+        self.sums.copy_(torch.where(start.restarted, codebook.weight * self.counts[:, None], self.sums))
 
     @torch.no_grad()
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -161,7 +166,8 @@ class EmaLearner(Learner):
         counts, sums = _totals(codebook, batch)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.part.decay)
         self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.part.decay)
-        codebook.weight.copy_(self.sums / self._smoothed(codebook)[:, None])
+        means = self.sums / self._smoothed(codebook)[:, None]
+        codebook.weight.copy_(torch.where(self.counts[:, None] < _UNUSED, codebook.weight, means))
         if self.part.replace is not None:
             dead, rows = _replace(self.part.replace, codebook, self.counts, batch, self.steps)
             self.sums.copy_(torch.where(dead[:, None], rows * self.part.replace.threshold, self.sums))
@@ -192,9 +198,9 @@ class GradientLearner(Learner):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
+    def restart(self, codebook: Codebook, start: Start) -> None:
         """See `Learner`."""
-        self.counts.copy_(counts_BK.flatten())
+        _restart_counts(self.counts, start)
 
     @torch.no_grad()
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -205,6 +211,10 @@ class GradientLearner(Learner):
         counts, _ = _totals(codebook, batch)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.part.decay)
         _replace(self.part.replace, codebook, self.counts, batch, self.steps)
+
+
+def _restart_counts(counts: Tensor, start: Start) -> None:
+    counts.copy_(torch.where(start.restarted, start.counts_BK.flatten().to(counts.dtype), counts))
 
 
 def _totals(codebook: Codebook, batch: Assigned) -> tuple[Tensor, Tensor]:

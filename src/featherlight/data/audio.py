@@ -245,7 +245,7 @@ def _from_pcm(data: bytes, width: int) -> NDArray[np.float32]:
     """Samples of 1 (unsigned), 2, 3 or 4 bytes, little-endian, as numbers in [-1, 1)."""
     data = data[: len(data) // width * width]
     if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        return ((np.frombuffer(data, np.uint8) - 128.0) / 128).astype(np.float32)
     if width == 3:
         whole = np.zeros((len(data) // 3, 4), np.uint8)
         whole[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)

@@ -3,7 +3,7 @@
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
 from featherlight.objective.finite import NonFiniteLossError, finite
-from featherlight.objective.in_turn import InTurn
+from featherlight.objective.in_turn import ObjectivesInTurn
 from featherlight.objective.passes import seeded_random
 from featherlight.objective.protocols import (
     Batch,
@@ -22,10 +22,10 @@ __all__ = [
     "Batch",
     "BatchObjective",
     "ClipGradient",
-    "InTurn",
     "MinusScores",
     "NonFiniteLossError",
     "Objective",
+    "ObjectivesInTurn",
     "PerExampleLoss",
     "PerExampleObjective",
     "RewardObjective",

@@ -8,14 +8,17 @@ from torch import Tensor
 from featherlight.objective.protocols import Objective
 
 
-class InTurn:
-    """Objectives of several players, such as a generator and a discriminator; `featherlight.optim.InTurn` steps on them.
+class ObjectivesInTurn:
+    """Objectives of several players, such as a generator and a discriminator; `OptimizersInTurn` steps on them.
 
     To whoever takes it for a single objective, it is the first of them: its value is the run's loss.
 
     Args:
         parts: make the objectives, each when its turn comes, so that it can be of what the ones before it have done. They
             are of different parameters.
+
+    Attributes:
+        parts: as given.
 
     Raises:
         ValueError: there are none.

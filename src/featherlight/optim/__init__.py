@@ -1,6 +1,6 @@
 """Optimizers. All are torch optimizers and take one step by `loss = optimizer.step(objective)`."""
 
-from featherlight.optim.in_turn import InTurn
+from featherlight.optim.in_turn import OptimizersInTurn
 from featherlight.optim.zeroth_order import (
     AGZO,
     FZOO,
@@ -34,11 +34,11 @@ __all__ = [
     "ConMeZO",
     "Cone",
     "Gaussian",
-    "InTurn",
     "LazySubspace",
     "MeZO",
     "MeZOSVRG",
     "OneSided",
+    "OptimizersInTurn",
     "RankOneSigns",
     "RecordedOptimizer",
     "ScalarMoment",

@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from featherlight.objective import InTurn as Objectives
-from featherlight.objective import Objective
+from featherlight.objective import Objective, ObjectivesInTurn
 
 
-class InTurn(torch.optim.Optimizer):
-    """Steps with each of several optimizers in turn on its part of a `featherlight.objective.InTurn`.
+class OptimizersInTurn(torch.optim.Optimizer):
+    """Steps with each of several optimizers in turn on its part of a `featherlight.objective.ObjectivesInTurn`.
 
     Schedulers, saves and loads see one optimizer: the groups of all, in order, and one state.
 
@@ -20,12 +19,16 @@ class InTurn(torch.optim.Optimizer):
         optimizers: of different parameters, one for each part of the objective; they are not to be used by themselves any
             more.
 
+    Attributes:
+        optimizers: as given; they share this one's groups and state.
+        replayable: False, whatever they are.
+
     Raises:
         ValueError: no optimizers, or a parameter that two of them have.
 
     Source: simultaneous training of adversaries goes back to Goodfellow et al. 2014, algorithm 1 (with one step of each).
 
-    Not replayable to the bit. The optimizers keep all they must not lose in `state` and `param_groups`, as torch's do.
+    The optimizers keep all they must not lose in `state` and `param_groups`, as torch's do.
     """
 
     replayable = False
@@ -45,19 +48,21 @@ class InTurn(torch.optim.Optimizer):
         """One step of each optimizer; returns the loss of the first.
 
         Args:
-            closure: a `featherlight.objective.InTurn` with a part for each optimizer; of one optimizer, any objective.
+            closure: a `featherlight.objective.ObjectivesInTurn` with a part for each optimizer; of one optimizer, any objective.
 
         Raises:
             ValueError: it is none, or has another number of parts.
         """
         if not isinstance(closure, Objective):
             seen = "nothing" if closure is None else f"a {type(closure).__name__}"
-            raise ValueError(f"InTurn.step needs an Objective with a part for each of its optimizers; got {seen}.")
-        parts = closure.parts if isinstance(closure, Objectives) else (lambda: closure,)
+            raise ValueError(
+                f"OptimizersInTurn.step needs an Objective with a part for each of its optimizers; got {seen}."
+            )
+        parts = closure.parts if isinstance(closure, ObjectivesInTurn) else (lambda: closure,)
         if len(parts) != len(self.optimizers):
             raise ValueError(
-                f"InTurn.step needs an Objective with a part for each of its {len(self.optimizers)} optimizers; got "
-                f"{len(parts)}. Pass featherlight.objective.InTurn([...]) with a function for each."
+                f"OptimizersInTurn.step needs an Objective with a part for each of its {len(self.optimizers)} optimizers; got "
+                f"{len(parts)}. Pass featherlight.objective.ObjectivesInTurn([...]) with a function for each."
             )
         losses: list[Any] = [one.step(part()) for one, part in zip(self.optimizers, parts, strict=True)]  # pyright: ignore
         return losses[0]

@@ -86,6 +86,7 @@ def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, A
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(spread_like(tensor, saved[name]))
+    model.load_state_dict(own, strict=False)  # for modules that keep something beside their tensors
     optimizer.load_state_dict(_spread(optimizer, _unflatten(document["optimizer"], tensors)))
     return document["progress"]
 

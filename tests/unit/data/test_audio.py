@@ -48,7 +48,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_windows_come_from_all_places_and_are_the_same_when_asked_again(tmp_path: Path) -> None:
-    ramp = np.arange(40, dtype=np.float32) / 100
+    ramp = (np.arange(40) / 100).astype(np.float32)
     clips = Recordings(clips=[ramp[:12], ramp[:5], ramp[12:40]], rate=100)
     drawn = clips.draw(0, 500, length=8, seed=1)
     assert drawn.shape == (500, 1, 8)

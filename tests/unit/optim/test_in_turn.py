@@ -7,22 +7,21 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from featherlight.objective import BatchObjective
-from featherlight.objective import InTurn as Objectives
-from featherlight.optim import InTurn
+from featherlight.objective import BatchObjective, ObjectivesInTurn
+from featherlight.optim import OptimizersInTurn
 from tests.unit.optim.problems import bits_of, make_batch, make_model, squared_error
 
 
-def players() -> tuple[nn.Module, nn.Module, InTurn]:
+def players() -> tuple[nn.Module, nn.Module, OptimizersInTurn]:
     one, other = make_model(seed=0), make_model(seed=1)
     optimizers = [
         torch.optim.AdamW(one.parameters(), lr=1e-2),
         torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.5),
     ]
-    return one, other, InTurn(optimizers)
+    return one, other, OptimizersInTurn(optimizers)
 
 
-def objectives(one: nn.Module, other: nn.Module, step: int, seen: list[torch.Tensor]) -> Objectives:
+def objectives(one: nn.Module, other: nn.Module, step: int, seen: list[torch.Tensor]) -> ObjectivesInTurn:
     """The second player learns what the first one says after its step."""
 
     def second() -> BatchObjective:
@@ -32,7 +31,7 @@ def objectives(one: nn.Module, other: nn.Module, step: int, seen: list[torch.Ten
         seen.append(target)
         return BatchObjective(other, {"x": batch["x"], "y": target}, squared_error)
 
-    return Objectives([lambda: BatchObjective(one, make_batch(step), squared_error), second])
+    return ObjectivesInTurn([lambda: BatchObjective(one, make_batch(step), squared_error), second])
 
 
 def test_each_steps_on_what_the_one_before_has_become() -> None:
@@ -60,7 +59,9 @@ def test_one_schedule_and_one_state_for_all() -> None:
     saved = copy.deepcopy(both.state_dict())
     twins = copy.deepcopy((one, other))
     both.step(objectives(one, other, 3, []))
-    again = InTurn([torch.optim.AdamW(twins[0].parameters()), torch.optim.SGD(twins[1].parameters(), momentum=0.5)])
+    again = OptimizersInTurn(
+        [torch.optim.AdamW(twins[0].parameters()), torch.optim.SGD(twins[1].parameters(), momentum=0.5)]
+    )
     again.load_state_dict(saved)
     again.step(objectives(*twins, 3, []))
     assert [bits_of(twin) for twin in twins] == [bits_of(one), bits_of(other)]
@@ -71,9 +72,9 @@ def test_an_objective_with_other_parts_is_refused_and_the_composite_is_its_first
     with pytest.raises(ValueError, match="a part for each of its 2 optimizers; got 1"):
         both.step(BatchObjective(one, make_batch(0), squared_error))
     with pytest.raises(ValueError, match="`optimizers` is empty"):
-        InTurn([])
+        OptimizersInTurn([])
     with pytest.raises(ValueError, match="`parts` is empty"):
-        Objectives([])
+        ObjectivesInTurn([])
     composite, first = objectives(one, other, 0, []), BatchObjective(one, make_batch(0), squared_error)
     assert torch.equal(composite.value(), first.value())
     assert torch.equal(composite.values(), first.values())

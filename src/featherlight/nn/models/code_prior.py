@@ -27,6 +27,15 @@ class CodePrior(nn.Module):
 
     Attributes:
         settings: the arguments by name, JSON; `CodePrior(**settings)` is the same network with fresh weights.
+        slots: as given.
+        num_positions: as given.
+        first_of_slot: (S,), where the codes of each slot begin in `codes`.
+        start: what stands before the first token, (D,).
+        codes: what each code of each slot is told as.
+        places: what is added at each of L places, (L, D).
+        blocks: attention and feed-forward layers.
+        norm: of what they return.
+        heads: from it to the logits of each slot.
 
     Raises:
         ValueError: numbers below 1, or heads that do not divide the width.

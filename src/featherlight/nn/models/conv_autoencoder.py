@@ -22,7 +22,10 @@ class ResidualBlock(nn.Module):
         channels: in and out.
         hidden: between the two convolutions.
         num_axes: 1 for signals, 2 for images.
-        dilation: places that the wide convolution skips.
+        dilation: distance of the places that the wide convolution looks at.
+
+    Attributes:
+        branch: what is added to the input.
 
     Source: van den Oord, Vinyals and Kavukcuoglu 2017, section 4.1.
     """
@@ -59,6 +62,7 @@ class ConvEncoder(nn.Module):
         dilations: of the residual blocks in turn, again from the start where there are more blocks.
 
     Attributes:
+        layers: in the order in which they run.
         factor: by how much the sizes shrink.
 
     Raises:
@@ -108,6 +112,9 @@ class ConvDecoder(nn.Module):
         block_width: channels inside them.
         num_axes: 1 for signals, 2 for images.
         dilations: of the residual blocks in turn.
+
+    Attributes:
+        layers: in the order in which they run.
 
     Raises:
         ValueError: as for `ConvEncoder`.

@@ -17,6 +17,9 @@ class PatchDiscriminator(nn.Module):
         width: channels of the first convolution; they double with each that follows, up to 8 times.
         num_halvings: convolutions that halve the size; two more do not.
 
+    Attributes:
+        layers: in the order in which they run.
+
     Raises:
         ValueError: no channels or no halvings.
 

@@ -8,16 +8,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from featherlight.meter import Meter
 from featherlight.nn.models import Reconstruction, default_device
 from featherlight.nn.vector_quantizers import CodebookUsage, Usage
-from featherlight.objective import BatchObjective, ClipGradient, InTurn, Objective, finite
-from featherlight.optim import InTurn as OptimizersInTurn
+from featherlight.objective import BatchObjective, ClipGradient, Objective, ObjectivesInTurn, finite
+from featherlight.optim import OptimizersInTurn
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.vq.config import AdversaryConfig, ImageVqConfig, TrainingConfig
 from featherlight.recipes.vq.losses import deception, hinge, squared_error
@@ -105,6 +107,7 @@ class Codec:
         self._adversary = adversary
         self._loss = task.loss(networks.autoencoder.scale**2)
         self._prior_began = False
+        self._alone = _group_of_one()
 
     def stages(self) -> Sequence[Stage]:
         """The autoencoder, and then its prior if there is to be one."""
@@ -167,7 +170,7 @@ class Codec:
             pairs = {"real": batch["x"], "fake": torch.cat(fakes)}
             return self._of_batch(discriminator, pairs, hinge, step, rows, meter)
 
-        return InTurn([maker, judge])
+        return ObjectivesInTurn([maker, judge])
 
     def _of_batch(
         self,
@@ -234,6 +237,7 @@ class Codec:
             dim=autoencoder.quantizer.dim,
             num_stages=blueprint.num_stages,
             bits_per_position=autoencoder.quantizer.bits_per_position,
+            group=self._alone,
         )
         errors, losses = [], []
         for x, found in self.reconstructions(examples):
@@ -311,6 +315,14 @@ class Score:
             "bits a position": math.nan if usage.bits_per_position is None else usage.bits_per_position,
             "error over latent variance": math.nan if usage.relative_error is None else usage.relative_error,
         }
+
+
+def _group_of_one() -> dist.ProcessGroup | None:
+    """What figures are summed over: all processes look at the same examples, and one of them alone makes the report."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group: Any = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+    return group
 
 
 def _prior_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

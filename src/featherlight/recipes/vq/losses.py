@@ -97,7 +97,7 @@ def spectral_difference(output: Float[Tensor, "B C T"], target: Float[Tensor, "B
     for length in lengths:
         window = torch.hann_window(length, device=output.device, dtype=output.dtype)
         first, second = (
-            torch.stft(x.flatten(0, 1), length, length // 4, window=window, return_complex=True).abs()
+            torch.stft(x.flatten(0, 1), length, length // 4, window=window, center=False, return_complex=True).abs()
             for x in (output, target)
         )
         difference = (first.clamp(min=_QUIET).log() - second.clamp(min=_QUIET).log()).abs()

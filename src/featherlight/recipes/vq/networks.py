@@ -217,7 +217,8 @@ def _blueprint(values: dict[str, Any], source: str) -> Blueprint:
         name: None if values.get(name) is None else from_mapping(kind, values[name], source=source)
         for name, kind in (("quantizer", QuantizerConfig), ("network", NetworkConfig), ("prior", PriorConfig))
     }
-    return Blueprint(**(values | parts | {"sizes": tuple(values["sizes"])}))
+    rest: dict[str, Any] = {"sizes": tuple(values["sizes"])}
+    return Blueprint(**(values | parts | rest))
 
 
 def train_only(networks: Networks, parts: Sequence[str]) -> None:

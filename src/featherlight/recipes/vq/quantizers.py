@@ -167,40 +167,41 @@ def _residual_scq(options: Options) -> Quantizer:
     return ResidualQuantizer([build(options, n) for n in range(options.stages)], channel_axis=options.channel_axis)
 
 
+def _stages(options: Options) -> int:
+    return options.stages
+
+
 def _kind(
     build: Callable[[Options], Quantizer],
+    defaults: Mapping[str, Any],
     *,
     num_codes: Callable[[Options], int] = lambda options: options.codebook_size,
     num_stages: Callable[[Options], int | None] = lambda options: None,
     mixed: bool = False,
-    **defaults: Any,
 ) -> Kind:
-    return Kind(
-        defaults=MappingProxyType(defaults), build=build, num_codes=num_codes, num_stages=num_stages, mixed=mixed
-    )
+    found = MappingProxyType(dict(defaults))
+    return Kind(defaults=found, build=build, num_codes=num_codes, num_stages=num_stages, mixed=mixed)
 
 
-_BOOK = {"codebook_size": 512, "features": 32}
-_EMA = _BOOK | {"commitment": 0.25, "decay": 0.99}
-_SOFT = _BOOK | {"commitment": 0.25, "strength": 0.1}
-_SPARSE = _SOFT | {"k": 2, "weight_bits": 4}
+_BOOK: Mapping[str, Any] = {"codebook_size": 512, "features": 32}
+_EMA = {**_BOOK, "commitment": 0.25, "decay": 0.99}
+_SOFT = {**_BOOK, "commitment": 0.25, "strength": 0.1}
+_SPARSE = {**_SOFT, "k": 2, "weight_bits": 4}
 
 QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
     {
-        "vq": _kind(_vq, **_EMA),
-        "scq": _kind(_scq(_sparse, straight_through=True), mixed=True, **_SPARSE),
-        "scq-exact": _kind(_scq(_exact), mixed=True, **_SOFT),
-        "scq-relaxed": _kind(_scq(_relaxed), mixed=True, **_SOFT),
-        "residual": _kind(_residual, num_stages=lambda options: options.stages, stages=4, **_EMA),
-        "residual-scq": _kind(
-            _residual_scq, num_stages=lambda options: options.stages, mixed=True, stages=2, **_SPARSE
-        ),
-        "grouped": _kind(_grouped, num_stages=lambda options: options.groups, groups=4, **_EMA),
-        "fsq": _kind(_fsq, num_codes=lambda options: math.prod(options.levels), levels=(8, 5, 5, 5)),
-        "lfq": _kind(_lfq, num_codes=lambda options: 2**options.features, features=10, commitment=0.25),
-        "simvq": _kind(_simvq, commitment=0.25, **_BOOK),
-        "diveq": _kind(_diveq, **_BOOK),
-        "gumbel": _kind(_gumbel, temperature=1.0, **_BOOK),
+        "vq": _kind(_vq, _EMA),
+        "scq": _kind(_scq(_sparse, straight_through=True), _SPARSE, mixed=True),
+        "scq-exact": _kind(_scq(_exact), _SOFT, mixed=True),
+        "scq-relaxed": _kind(_scq(_relaxed), _SOFT, mixed=True),
+        "residual": _kind(_residual, {**_EMA, "stages": 4}, num_stages=_stages),
+        "residual-scq": _kind(_residual_scq, {**_SPARSE, "stages": 2}, num_stages=_stages, mixed=True),
+        "grouped": _kind(_grouped, {**_EMA, "groups": 4}, num_stages=lambda options: options.groups),
+        "fsq": _kind(_fsq, {"levels": (8, 5, 5, 5)}, num_codes=lambda options: math.prod(options.levels)),
+        "lfq": _kind(_lfq, {"features": 10, "commitment": 0.25}, num_codes=lambda options: 2**options.features),
+        "simvq": _kind(_simvq, {**_BOOK, "commitment": 0.25}),
+        "diveq": _kind(_diveq, _BOOK),
+        "gumbel": _kind(_gumbel, {**_BOOK, "temperature": 1.0}),
     }
 )
 """The kinds, with the options that each reads."""

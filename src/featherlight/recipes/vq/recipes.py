@@ -23,13 +23,13 @@ def digits() -> ImageVqConfig:
 @recipe(cost="minutes on 2 cores", data=_CIFAR10_DATA)
 def cifar10() -> ImageVqConfig:
     """CIFAR-10 (JPEG) as codes, with an autoencoder of the shape of VQ-VAE."""
-    return ImageVqConfig(data="cifar10", epochs=3, prior=PriorConfig(epochs=1))
+    return ImageVqConfig(data="cifar10", epochs=3, prior=PriorConfig(steps=200))
 
 
 @recipe(cost="minutes on 2 cores", data="gtsrb32/ in the folder FEATHERLIGHT_DATA")
 def gtsrb() -> ImageVqConfig:
     """Traffic signs as codes."""
-    return ImageVqConfig(data="gtsrb", epochs=6, prior=PriorConfig(epochs=2))
+    return ImageVqConfig(data="gtsrb", epochs=6, prior=PriorConfig(steps=200))
 
 
 @recipe(
@@ -40,7 +40,7 @@ def bsds() -> ImageVqConfig:
     return ImageVqConfig(
         data="bsds",
         crop=64,
-        network=NetworkConfig(strides=(2, 2), width=64, blocks=2),
+        network=NetworkConfig(strides=(2, 2, 2)),
         gradients=0.5,
         adversary=AdversaryConfig(),
         batch=16,

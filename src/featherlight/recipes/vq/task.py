@@ -5,7 +5,7 @@ Legend of shapes: N examples, C channels, S sizes (rows and columns, or time).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -14,12 +14,8 @@ from featherlight.report import Block
 _SAMPLED = 512
 
 
-class Show(Protocol):
-    """Draws examples for the report."""
-
-    def __call__(self, rows: Sequence[tuple[str, Tensor]], caption: str) -> Block:
-        """A block of named rows of examples, (N, C, *S), which belong together column by column."""
-        ...
+Show = Callable[[Sequence[tuple[str, Tensor]], str], Block]
+"""Draws named rows of examples, (N, C, *S), which belong together column by column, with a caption."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
-from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions
 from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions, load_vector_quantize
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.diveq import DiVeQ
@@ -11,12 +10,10 @@ from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantize
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.grouped import GroupedQuantizer
 from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
-from featherlight.nn.vector_quantizers.kmeans import KMeans
-from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
-from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
-from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
 from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learner, Learning
+from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
@@ -65,10 +62,9 @@ __all__ = [
     "Sparse",
     "StageDropout",
     "StageUsage",
-    "StraightThrough",
-    "Usage",
     "Start",
     "StraightThrough",
+    "Usage",
     "VectorQuantizeOptions",
     "VectorQuantizer",
     "WeightGrid",

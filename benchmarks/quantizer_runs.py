@@ -22,7 +22,7 @@ from featherlight.objective import seeded_random
 
 Row = dict[str, Any]
 TEST_IMAGES = 1000
-_BATCH = 64
+_BATCH = 32
 _LR = 1e-3
 
 

@@ -83,7 +83,7 @@ class Plan:
     data: Sequence[str] = ("cifar10", "gtsrb")
     seeds: Sequence[int] = (0, 1, 2)
     epochs: int = 20
-    train: int = 4000
+    train: int = 1000
     sizes: Sequence[int] = SIZES
     tune: bool = True
     rounds: int = 30

@@ -157,7 +157,7 @@ def load_recordings(path: Path, *, valid_fraction: float) -> tuple[Recordings, R
     Raises:
         ValueError: no files, one that cannot be read, files of several rates, or a share that leaves a part empty.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".wav" and file.name[0] != ".")
+    files = wav_files(path)
     if not files:
         raise ValueError(f"there are no wav files in {path}. Put some there, or correct the path.")
     clips = [Clip.of(file) for file in files]
@@ -175,6 +175,11 @@ def load_recordings(path: Path, *, valid_fraction: float) -> tuple[Recordings, R
     parts = split_rows(torch.zeros(len(clips)), valid_fraction=valid_fraction, seed=0, stratify=False)
     train, valid = ([clips[i] for i in part.tolist()] for part in parts)
     return Recordings(clips=train, rate=clips[0].rate), Recordings(clips=valid, rate=clips[0].rate)
+
+
+def wav_files(folder: Path) -> list[Path]:
+    """The wav files in a folder and the folders in it, in order of name; hidden ones are left out."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".wav" and file.name[0] != ".")
 
 
 def read_wav(path: Path) -> tuple[Float[NDArray[np.float32], "C T"], int]:

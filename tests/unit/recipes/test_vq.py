@@ -65,7 +65,14 @@ def test_recipes_give_configs_that_come_back_from_text_with_any_quantizer(name: 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_an_option_that_a_kind_does_not_read_is_refused(kind: str) -> None:
-    values = SMALL | {"commitment": 1.0, "decay": 0.9, "strength": 0.2, "weight_bits": 3, "temperature": 0.5}
+    values = SMALL | {
+        "commitment": 1.0,
+        "decay": 0.9,
+        "strength": 0.2,
+        "weight_bits": 3,
+        "temperature": 0.5,
+        "lr_scale": 3.0,
+    }
     for name, value in values.items():
         if name in QUANTIZERS[kind].defaults:
             assert getattr(QuantizerConfig(kind=kind, **{name: value}).resolved(), name) == value

@@ -121,20 +121,18 @@ class AdamWConfig:
 
     Args:
         lr: learning rate.
-        quantizer_scale: learning rate of what the quantizer learns by gradients, over `lr`.
         weight_decay: decoupled; the quantizer has none.
         schedule: "constant", or "linear" or "cosine" to zero over the budget.
         clip: largest norm of the gradient; None does not clip.
     """
 
     lr: float = 1e-3
-    quantizer_scale: float = 1.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "quantizer_scale", "clip"):
+        for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`optimizer.{name}` must be a finite positive number; got {value}.")

@@ -142,7 +142,10 @@ class Codec:
         trained = _trained(self.networks.autoencoder)
         groups = [
             {"params": [p for p in trained if id(p) not in own], "weight_decay": settings.weight_decay},
-            {"params": [p for p in trained if id(p) in own], "lr": settings.lr * settings.quantizer_scale},
+            {
+                "params": [p for p in trained if id(p) in own],
+                "lr": settings.lr * (self.config.quantizer.lr_scale or 1.0),
+            },
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = AdamW(groups, lr=settings.lr, weight_decay=0.0, fused=True)

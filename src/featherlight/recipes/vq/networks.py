@@ -66,8 +66,7 @@ class Blueprint:
     @property
     def options(self) -> Options:
         """Of the quantizer."""
-        values = {"features": None} | self.quantizer.given()
-        return Options(channel_axis=1, seed=self.seed, values=values)
+        return Options(channel_axis=1, seed=self.seed, values=self.quantizer.given())
 
     @property
     def num_codes(self) -> int:

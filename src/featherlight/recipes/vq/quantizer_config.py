@@ -27,6 +27,8 @@ class QuantizerConfig:
         groups: of features, each with a codebook of its own.
         levels: how many values each feature takes.
         temperature: of the random choice of codes.
+        lr_scale: learning rate of what the quantizer learns by gradients, over that of the networks: latents grow as they
+            learn, and codes have to follow.
 
     Raises:
         ValueError: no such kind, or an option that the kind does not read.
@@ -44,6 +46,7 @@ class QuantizerConfig:
     groups: int | None = None
     levels: tuple[int, ...] | None = None
     temperature: float | None = None
+    lr_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in QUANTIZERS:
@@ -62,6 +65,8 @@ class QuantizerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`quantizer.{name}` must be at least 1; got {value}.")
+        if self.lr_scale is not None and not 0 < self.lr_scale < float("inf"):
+            raise ValueError(f"`quantizer.lr_scale` must be a finite positive number; got {self.lr_scale}.")
         if self.weight_bits not in (None, 0, 2, 3, 4, 5):
             raise ValueError(f"`quantizer.weight_bits` must be 0 (none) or 2 to 5; got {self.weight_bits}.")
 

@@ -26,11 +26,8 @@ class Options:
     seed: int
     values: Mapping[str, Any]
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
 
     def with_values(self, **values: Any) -> Options:
         """The same with some options changed."""
@@ -61,7 +58,7 @@ def _book(options: Options, *, learnable: bool = False, from_data: bool = True, 
     from featherlight.nn.vector_quantizers import Codebook, KMeans
 
     init = KMeans(seed=options.seed + offset) if from_data else None
-    return Codebook(options.codebook_size, options.features, learnable=learnable, init=init)
+    return Codebook(options["codebook_size"], options["features"], learnable=learnable, init=init)
 
 
 def _vq(options: Options, offset: int = 0) -> Quantizer:
@@ -69,8 +66,8 @@ def _vq(options: Options, offset: int = 0) -> Quantizer:
 
     return VectorQuantizer(
         _book(options, offset=offset),
-        learn=EmaUpdate(decay=options.decay),
-        commitment=options.commitment,
+        learn=EmaUpdate(decay=options["decay"]),
+        commitment=options["commitment"],
         channel_axis=options.channel_axis,
     )
 
@@ -78,37 +75,38 @@ def _vq(options: Options, offset: int = 0) -> Quantizer:
 def _residual(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import ResidualQuantizer
 
-    return ResidualQuantizer([_vq(options, n) for n in range(options.stages)], channel_axis=options.channel_axis)
+    return ResidualQuantizer([_vq(options, n) for n in range(options["stages"])], channel_axis=options.channel_axis)
 
 
 def _grouped(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import GroupedQuantizer
 
-    if options.features % options.groups:
+    features, groups = options["features"], options["groups"]
+    if features % groups:
         raise ValueError(
-            f"`quantizer.groups` must divide `quantizer.features`; got {options.groups} groups of {options.features} features."
+            f"`quantizer.groups` must divide `quantizer.features`; got {groups} groups of {features} features."
         )
-    part = options.with_values(features=options.features // options.groups)
-    return GroupedQuantizer([_vq(part, n) for n in range(options.groups)], channel_axis=options.channel_axis)
+    part = options.with_values(features=features // groups)
+    return GroupedQuantizer([_vq(part, n) for n in range(groups)], channel_axis=options.channel_axis)
 
 
 def _fsq(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import FiniteScalarQuantizer
 
-    return FiniteScalarQuantizer(options.levels, channel_axis=options.channel_axis)
+    return FiniteScalarQuantizer(options["levels"], channel_axis=options.channel_axis)
 
 
 def _lfq(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import LookupFreeQuantizer
 
-    return LookupFreeQuantizer(options.features, commitment=options.commitment, channel_axis=options.channel_axis)
+    return LookupFreeQuantizer(options["features"], commitment=options["commitment"], channel_axis=options.channel_axis)
 
 
 def _simvq(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import SimVQ
 
     book = _book(options, from_data=False)
-    return SimVQ(book, commitment=options.commitment, channel_axis=options.channel_axis)
+    return SimVQ(book, commitment=options["commitment"], channel_axis=options.channel_axis)
 
 
 def _diveq(options: Options) -> Quantizer:
@@ -121,7 +119,9 @@ def _gumbel(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import GumbelQuantizer
 
     book = _book(options, learnable=True, from_data=False)
-    return GumbelQuantizer(book, temperature=options.temperature, seed=options.seed, channel_axis=options.channel_axis)
+    return GumbelQuantizer(
+        book, temperature=options["temperature"], seed=options.seed, channel_axis=options.channel_axis
+    )
 
 
 def _scq(mixing: Callable[[Options], Any], *, straight_through: bool = False) -> Callable[..., Quantizer]:
@@ -132,10 +132,10 @@ def _scq(mixing: Callable[[Options], Any], *, straight_through: bool = False) ->
         return SoftConvexQuantizer(
             _book(options, learnable=True, offset=offset),
             mixing=mixing(options),
-            strength=options.strength,
+            strength=options["strength"],
             weight_grid=WeightGrid(bits=bits) if bits else None,
             gradient=StraightThrough() if straight_through else None,
-            commitment=options.commitment,
+            commitment=options["commitment"],
             channel_axis=options.channel_axis,
         )
 
@@ -157,25 +157,25 @@ def _relaxed(options: Options) -> Any:
 def _sparse(options: Options) -> Any:
     from featherlight.nn.vector_quantizers import Sparse
 
-    return Sparse(options.k)
+    return Sparse(options["k"])
 
 
 def _residual_scq(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import ResidualQuantizer
 
     build = _scq(_sparse, straight_through=True)
-    return ResidualQuantizer([build(options, n) for n in range(options.stages)], channel_axis=options.channel_axis)
+    return ResidualQuantizer([build(options, n) for n in range(options["stages"])], channel_axis=options.channel_axis)
 
 
 def _stages(options: Options) -> int:
-    return options.stages
+    return options["stages"]
 
 
 def _kind(
     build: Callable[[Options], Quantizer],
     defaults: Mapping[str, Any],
     *,
-    num_codes: Callable[[Options], int] = lambda options: options.codebook_size,
+    num_codes: Callable[[Options], int] = lambda options: options["codebook_size"],
     num_stages: Callable[[Options], int | None] = lambda options: None,
     mixed: bool = False,
 ) -> Kind:
@@ -185,7 +185,7 @@ def _kind(
 
 _BOOK: Mapping[str, Any] = {"codebook_size": 512, "features": 32}
 _EMA = {**_BOOK, "commitment": 0.25, "decay": 0.99}
-_SOFT = {**_BOOK, "commitment": 0.25, "strength": 0.1}
+_SOFT = {**_BOOK, "commitment": 0.25, "strength": 0.1, "lr_scale": 20.0}
 _SPARSE = {**_SOFT, "k": 2, "weight_bits": 4}
 
 QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
@@ -196,12 +196,12 @@ QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
         "scq-relaxed": _kind(_scq(_relaxed), _SOFT, mixed=True),
         "residual": _kind(_residual, {**_EMA, "stages": 4}, num_stages=_stages),
         "residual-scq": _kind(_residual_scq, {**_SPARSE, "stages": 2}, num_stages=_stages, mixed=True),
-        "grouped": _kind(_grouped, {**_EMA, "groups": 4}, num_stages=lambda options: options.groups),
-        "fsq": _kind(_fsq, {"levels": (8, 5, 5, 5)}, num_codes=lambda options: math.prod(options.levels)),
-        "lfq": _kind(_lfq, {"features": 10, "commitment": 0.25}, num_codes=lambda options: 2**options.features),
-        "simvq": _kind(_simvq, {**_BOOK, "commitment": 0.25}),
-        "diveq": _kind(_diveq, _BOOK),
-        "gumbel": _kind(_gumbel, {**_BOOK, "temperature": 1.0}),
+        "grouped": _kind(_grouped, {**_EMA, "groups": 4}, num_stages=lambda options: options["groups"]),
+        "fsq": _kind(_fsq, {"levels": (8, 5, 5, 5)}, num_codes=lambda options: math.prod(options["levels"])),
+        "lfq": _kind(_lfq, {"features": 10, "commitment": 0.25}, num_codes=lambda options: 2 ** options["features"]),
+        "simvq": _kind(_simvq, {**_BOOK, "commitment": 0.25, "lr_scale": 1.0}),
+        "diveq": _kind(_diveq, {**_BOOK, "lr_scale": 20.0}),
+        "gumbel": _kind(_gumbel, {**_BOOK, "temperature": 1.0, "lr_scale": 1.0}),
     }
 )
 """The kinds, with the options that each reads."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from featherlight.data import read_wav, write_wav
+from featherlight.data.audio import wav_files
 from featherlight.data.image_files import decode_image, image_files
 from featherlight.nn.models import default_device
 from featherlight.nn.vector_quantizers import Codes
@@ -142,7 +143,7 @@ def encode_folder(codec: TrainedCodec, folder: Path, out: Path, *, track: Tracke
     Raises:
         ValueError: no files, one that does not fit the model, or an `out` that exists.
     """
-    files = image_files(folder) if codec.kind == "images" else sorted(folder.rglob("*.wav"))
+    files = image_files(folder) if codec.kind == "images" else wav_files(folder)
     _check_out(out)
     if not files:
         raise ValueError(f"there are no {codec.kind} in {folder}. Put some there, or correct the path.")
@@ -164,7 +165,7 @@ def encode_folder(codec: TrainedCodec, folder: Path, out: Path, *, track: Tracke
 
 
 def decode_folder(codec: TrainedCodec, folder: Path, out: Path, *, track: Tracker = silent) -> dict[str, Any]:
-    """Decodes all files of codes in a folder, as `encode_folder` wrote it, to images or wav files.
+    """Decodes all files of codes in a folder, as `encode_folder` wrote it, to images (.png) or wav files.
 
     Args:
         codec: of the run that the codes are of.
@@ -185,7 +186,8 @@ def decode_folder(codec: TrainedCodec, folder: Path, out: Path, *, track: Tracke
 
     def write(path: Path) -> None:
         for file in track(files, "decoding", len(files)):
-            name = Path(file.name.removesuffix(_SUFFIX)).with_suffix(codec.suffix).name
+            name = file.name.removesuffix(_SUFFIX)
+            name = name if name.endswith(codec.suffix) else name + codec.suffix
             target = path / file.relative_to(folder).with_name(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             codec.write(codec.decode(read_codes(file)), target)

@@ -1,1 +1,5 @@
-"""Modules, and ways to run parts of them."""
+"""Modules, and ways to run parts of them. The layers that networks are built from can be imported from here."""
+
+from featherlight.nn.vector_quantizers import Codebook, Codes, Quantized, SoftConvexQuantizer, VectorQuantizer
+
+__all__ = ["Codebook", "Codes", "Quantized", "SoftConvexQuantizer", "VectorQuantizer"]

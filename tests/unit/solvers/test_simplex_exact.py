@@ -106,7 +106,7 @@ def test_a_limit_on_the_support_is_kept_and_said(path: str) -> None:
 
 
 def test_nothing_of_codes_by_codes_or_rows_by_codes_is_held(path: str) -> None:
-    num_rows, num_codes, dim = 1000, 40_000, 2
+    num_rows, num_codes, dim = 1500, 20_000, 2
     z, codebook = (x.requires_grad_() for x in sample(num_rows, num_codes, dim, torch.float32))
     with allocation_peak() as peak:
         solution = solve_simplex_least_squares(z, codebook, 0.01)

@@ -49,21 +49,23 @@ class Output(NamedTuple):
 @compiled
 def _gather(n, m, saved, room):
     """Codes in use around the values of a row, and the right-hand side."""
-    num_features = saved.z_NF.shape[1]
-    for f in range(num_features):
-        room.x_F[f] = 0.0
+    code_KF, index_Nk, weight_Nk = saved.code_KF, saved.index_Nk, saved.weight_Nk
+    value_NF, of_weight_Nk = saved.grad_value_NF, saved.grad_weight_Nk
+    around_kF, x_F, side_k, ones_k = room.around_kF, room.x_F, room.side_k, room.ones_k
+    for f in range(x_F.shape[0]):
+        x_F[f] = 0.0
     for i in range(m):
-        code, share = saved.index_Nk[n, i], np.float64(saved.weight_Nk[n, i])
-        for f in range(num_features):
-            c = np.float64(saved.code_KF[code, f])
-            room.around_kF[i, f] = c
-            room.x_F[f] += share * c
+        code, share = index_Nk[n, i], np.float64(weight_Nk[n, i])
+        for f in range(x_F.shape[0]):
+            c = np.float64(code_KF[code, f])
+            around_kF[i, f] = c
+            x_F[f] += share * c
     for i in range(m):
-        side = np.float64(saved.grad_weight_Nk[n, i])
-        for f in range(num_features):
-            room.around_kF[i, f] -= room.x_F[f]
-            side += room.around_kF[i, f] * np.float64(saved.grad_value_NF[n, f])
-        room.side_k[i], room.ones_k[i] = side, 1.0
+        side = np.float64(of_weight_Nk[n, i])
+        for f in range(x_F.shape[0]):
+            around_kF[i, f] -= x_F[f]
+            side += around_kF[i, f] * np.float64(value_NF[n, f])
+        side_k[i], ones_k[i] = side, 1.0
 
 
 @compiled
@@ -107,47 +109,59 @@ def _solve(m, factor_kk, side_k):
 @compiled
 def adjoint_rows(first, last, strength, saved, room, out):
     """Rows first .. last - 1."""
-    width, num_features = saved.index_Nk.shape[1], saved.z_NF.shape[1]
+    index_Nk = saved.index_Nk
+    width = index_Nk.shape[1]
     for n in range(first, last):
         m = 0
-        while m < width and saved.index_Nk[n, m] >= 0:
+        while m < width and index_Nk[n, m] >= 0:
             m += 1
-        for f in range(num_features):
-            out.of_z_NF[n, f], out.residual_NF[n, f], out.rest_NF[n, f] = 0.0, 0.0, 0.0
-        out.of_strength_N[n] = 0.0
-        if m == 0:
-            continue
-        _gather(n, m, saved, room)
-        _factor(m, strength, room.around_kF, room.factor_kk)
-        _solve(m, room.factor_kk, room.side_k)
-        _solve(m, room.factor_kk, room.ones_k)
-        level = room.side_k[:m].sum() / room.ones_k[:m].sum()
-        for f in range(num_features):
-            room.of_z_F[f] = 0.0
-        for i in range(m):
-            w = room.side_k[i] - level * room.ones_k[i]
-            is_prior = 1.0 if saved.index_Nk[n, i] == saved.prior_N[n] else 0.0
-            out.of_strength_N[n] += w * (is_prior - saved.weight_Nk[n, i])
-            out.w_Nk[n, i] = w
-            for f in range(num_features):
-                room.of_z_F[f] += w * room.around_kF[i, f]
-        for f in range(num_features):
-            out.of_z_NF[n, f] = room.of_z_F[f]
-            out.residual_NF[n, f] = saved.z_NF[n, f] - room.x_F[f]
-            out.rest_NF[n, f] = saved.grad_value_NF[n, f] - room.of_z_F[f]
+        if m > 0:
+            _gather(n, m, saved, room)
+            _factor(m, strength, room.around_kF, room.factor_kk)
+            _solve(m, room.factor_kk, room.side_k)
+            _solve(m, room.factor_kk, room.ones_k)
+        _write(n, m, saved, room, out)
+
+
+@compiled
+def _write(n, m, saved, room, out):
+    """The results of a row of m codes in use."""
+    z_NF, value_NF, side_k, ones_k = saved.z_NF, saved.grad_value_NF, room.side_k, room.ones_k
+    around_kF, x_F, of_z_F, w_Nk = room.around_kF, room.x_F, room.of_z_F, out.w_Nk
+    of_z_NF, residual_NF, rest_NF = out.of_z_NF, out.residual_NF, out.rest_NF
+    total, total_ones, of_strength = 0.0, 0.0, 0.0
+    for i in range(m):
+        total += side_k[i]
+        total_ones += ones_k[i]
+    for f in range(of_z_F.shape[0]):
+        of_z_F[f] = 0.0
+    for i in range(m):
+        w = side_k[i] - total / total_ones * ones_k[i]
+        is_prior = 1.0 if saved.index_Nk[n, i] == saved.prior_N[n] else 0.0
+        of_strength += w * (is_prior - saved.weight_Nk[n, i])
+        w_Nk[n, i] = w
+        for f in range(of_z_F.shape[0]):
+            of_z_F[f] += w * around_kF[i, f]
+    out.of_strength_N[n] = of_strength
+    for f in range(of_z_F.shape[0]):
+        of_z_NF[n, f] = of_z_F[f]
+        residual_NF[n, f] = z_NF[n, f] - x_F[f] if m > 0 else 0.0
+        rest_NF[n, f] = value_NF[n, f] - of_z_F[f] if m > 0 else 0.0
 
 
 @compiled
 def adjoint_codes(first, last, saved, out, of_code_KF):
     """Adds features first .. last - 1 of the codebook's gradient, row after row."""
-    for n in range(saved.z_NF.shape[0]):
-        for i in range(saved.index_Nk.shape[1]):
-            code = saved.index_Nk[n, i]
+    index_Nk, weight_Nk = saved.index_Nk, saved.weight_Nk
+    w_Nk, residual_NF, rest_NF = out.w_Nk, out.residual_NF, out.rest_NF
+    for n in range(index_Nk.shape[0]):
+        for i in range(index_Nk.shape[1]):
+            code = index_Nk[n, i]
             if code < 0:
                 break
-            w, share = out.w_Nk[n, i], np.float64(saved.weight_Nk[n, i])
+            w, share = w_Nk[n, i], np.float64(weight_Nk[n, i])
             for f in range(first, last):
-                of_code_KF[code, f] += w * out.residual_NF[n, f] + share * out.rest_NF[n, f]
+                of_code_KF[code, f] += w * residual_NF[n, f] + share * rest_NF[n, f]
 
 
 def make_room(width: int, num_features: int) -> Room:

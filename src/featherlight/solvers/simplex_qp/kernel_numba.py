@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 CONVERGED, STEP_LIMIT, SUPPORT_LIMIT, STALLED, NON_FINITE = 0, 1, 2, 3, 5
+LANES = 8
 _EPS = 2.220446049250313e-16
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 compiled = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -123,6 +124,14 @@ def _cross(code, m, code_KF, lift, index_k, z_F, cross_k):
 
 
 @compiled
+def _add_scaled(factor, x, y, padded):
+    """y += factor x in blocks of a fixed length, which short loops gain most from."""
+    for start in range(0, padded, LANES):
+        for j in range(LANES):
+            y[start + j] += factor * x[start + j]
+
+
+@compiled
 def _take_in(code, m, prior, book, room):
     """Takes a code into slot m, share 0; False where rounding hides what it would add."""
     u_k, cross_k, free_k, by_sum_k, inverse_kk = room.u_k, room.cross_k, room.free_k, room.by_sum_k, room.inverse_kk
@@ -131,21 +140,24 @@ def _take_in(code, m, prior, book, room):
     if code == prior:
         linear += book.strength
     pivot, along, by_sum = curvature, -linear, -1.0
-    for i in range(m):
+    padded = m + 1 + (-m - 1) % LANES
+    for i in range(padded):
         u_k[i] = 0.0
     for i in range(m):
         cross = cross_k[i]
         along += cross * free_k[i]
         by_sum += cross * by_sum_k[i]
-        for j in range(m):
-            u_k[j] += cross * inverse_kk[i, j]
+        _add_scaled(cross, inverse_kk[i], u_k, padded)
     for i in range(m):
         pivot -= cross_k[i] * u_k[i]
     if not pivot > 64 * _EPS * curvature:
         return False
     room.index_k[m], room.p_k[m], u_k[m], free_k[m], by_sum_k[m] = code, 0.0, -1.0, 0.0, 0.0
-    for i in range(m + 1):
-        inverse_kk[i, m], inverse_kk[m, i] = 0.0, 0.0
+    for i in range(padded):
+        inverse_kk[m, i] = 0.0
+    for i in range(m):
+        for j in range(m, padded):
+            inverse_kk[i, j] = 0.0
     _rank_one(m + 1, 1.0 / pivot, along, by_sum, u_k, free_k, by_sum_k, inverse_kk)
     return True
 
@@ -157,16 +169,15 @@ def _rank_one(m, factor, along, by_sum, u_k, free_k, by_sum_k, inverse_kk):
         scaled = factor * u_k[i]
         free_k[i] += scaled * along
         by_sum_k[i] += scaled * by_sum
-        for j in range(m):
-            inverse_kk[i, j] += scaled * u_k[j]
+        _add_scaled(scaled, u_k, inverse_kk[i], m + -m % LANES)
 
 
 @compiled
 def _drop(slot, m, room):
     """Takes a code out; the last slot takes its place."""
     u_k, free_k, by_sum_k, inverse_kk = room.u_k, room.free_k, room.by_sum_k, room.inverse_kk
-    for i in range(m):
-        u_k[i] = inverse_kk[slot, i]
+    for i in range(m + -m % LANES):
+        u_k[i] = inverse_kk[slot, i] if i < m else 0.0
     _rank_one(m, -1.0 / u_k[slot], free_k[slot], by_sum_k[slot], u_k, free_k, by_sum_k, inverse_kk)
     last = m - 1
     room.index_k[slot], room.p_k[slot] = room.index_k[last], room.p_k[last]
@@ -205,19 +216,20 @@ def _move(m, room):
 @compiled
 def _residual(m, prior, book, room):
     """Forms x - z; returns its length and the mean price of the codes in use, each by its share."""
-    z_F, residual_F, p_k = room.z_F, room.residual_F, room.p_k
+    z_F, residual_F, narrow_F, p_k, index_k = room.z_F, room.residual_F, room.narrow_F, room.p_k, room.index_k
+    code_KF, strength = book.code_KF, book.strength
     size, level = 0.0, 0.0
     for f in range(z_F.shape[0]):
         residual_F[f] = -z_F[f]
     for i in range(m):
-        share, code = p_k[i], room.index_k[i]
-        level += book.strength * share * share
+        share, code = p_k[i], index_k[i]
+        level += strength * share * share
         if code == prior:
-            level -= book.strength * share
+            level -= strength * share
         for f in range(z_F.shape[0]):
-            residual_F[f] += share * np.float64(book.code_KF[code, f])
+            residual_F[f] += share * np.float64(code_KF[code, f])
     for f in range(z_F.shape[0]):
-        room.narrow_F[f] = residual_F[f]
+        narrow_F[f] = residual_F[f]
         size += residual_F[f] * residual_F[f]
         level += residual_F[f] * (residual_F[f] + z_F[f])
     return np.sqrt(size), level
@@ -227,18 +239,18 @@ def _residual(m, prior, book, room):
 def _cheapest(m, prior, book, room):
     """Prices all codes: the lowest, by how much it is below the mean of those in use, their unevenness, and the noise."""
     size, level = _residual(m, prior, book, room)
-    price_K = room.price_K
+    price_K, index_k, p_k, z_F, strength = room.price_K, room.index_k, room.p_k, room.z_F, book.strength
     _price(room.narrow_F, book.by_feature_FK, book.start_K, price_K)
-    price_K[prior] -= book.strength
+    price_K[prior] -= strength
     uneven, length, used = 0.0, 0.0, False
     for i in range(m):
-        price_K[room.index_k[i]] += book.strength * room.p_k[i]
-        uneven = max(uneven, abs(price_K[room.index_k[i]] - level))
+        price_K[index_k[i]] += strength * p_k[i]
+        uneven = max(uneven, abs(price_K[index_k[i]] - level))
     code = _lowest(price_K)
     for i in range(m):
-        used = used or room.index_k[i] == code
-    for f in range(room.z_F.shape[0]):
-        length += room.z_F[f] * room.z_F[f]
+        used = used or index_k[i] == code
+    for f in range(z_F.shape[0]):
+        length += z_F[f] * z_F[f]
     noise = book.eps * (book.longest * (size + book.eps * (book.longest + np.sqrt(length))) + book.strength)
     gap = level - price_K[code]
     return code, gap, uneven, gap > noise and not used
@@ -247,17 +259,19 @@ def _cheapest(m, prior, book, room):
 @compiled
 def _refine(m, prior, book, room):
     """Takes the rounding of the inverse out of the shares, once; nothing where a share would fall below 0."""
-    p_k, by_sum_k, u_k, g_k = room.p_k, room.by_sum_k, room.u_k, room.cross_k
+    p_k, by_sum_k, u_k, g_k, inverse_kk = room.p_k, room.by_sum_k, room.u_k, room.cross_k, room.inverse_kk
+    index_k, residual_F, code_KF, strength = room.index_k, room.residual_F, book.code_KF, book.strength
     total_by_sum, mean, level = 0.0, 0.0, 1.0
     for i in range(m):
-        code = room.index_k[i]
-        g_k[i], u_k[i] = book.strength * (p_k[i] - (code == prior)), 0.0
-        for f in range(room.z_F.shape[0]):
-            g_k[i] += np.float64(book.code_KF[code, f]) * room.residual_F[f]
-        mean += p_k[i] * g_k[i]
+        code = index_k[i]
+        g = strength * (p_k[i] - (code == prior))
+        for f in range(residual_F.shape[0]):
+            g += np.float64(code_KF[code, f]) * residual_F[f]
+        g_k[i], u_k[i] = g, 0.0
+        mean += p_k[i] * g
     for i in range(m):
         for j in range(m):
-            u_k[j] += (g_k[i] - mean) * room.inverse_kk[i, j]
+            u_k[j] += (g_k[i] - mean) * inverse_kk[i, j]
     for i in range(m):
         total_by_sum += by_sum_k[i]
         level += u_k[i] - p_k[i]
@@ -339,10 +353,11 @@ def _store(m, index_k, p_k, out_index_k, out_weight_k):
 def solve_rows(first, last, z_NF, usable_N, book, room, rules, out):
     """Solves rows first .. last - 1."""
     width = out.index_Nk.shape[1]
+    z_F, narrow_F = room.z_F, room.narrow_F
     for n in range(first, last):
         for f in range(z_NF.shape[1]):
-            room.z_F[f] = z_NF[n, f]
-            room.narrow_F[f] = -z_NF[n, f]
+            z_F[f] = z_NF[n, f]
+            narrow_F[f] = -z_NF[n, f]
         prior = out.prior_N[n]
         if prior < 0:
             _price(room.narrow_F, book.by_feature_FK, book.half_K, room.price_K)
@@ -357,9 +372,10 @@ def solve_rows(first, last, z_NF, usable_N, book, room, rules, out):
 
 def make_room(width: int, num_features: int, num_codes: int, dtype: np.dtype) -> Room:
     """Arrays of one thread."""
+    slots = width + 1 + LANES
     return Room(
         *(np.empty(num_features), np.empty(num_features), np.empty(num_features, dtype), np.empty(num_codes, dtype)),
-        np.empty(width + 1, np.int64),
-        *(np.empty(width + 1) for _ in range(5)),
-        np.empty((width + 1, width + 1)),
+        np.empty(slots, np.int64),
+        *(np.empty(slots) for _ in range(5)),
+        np.zeros((slots, slots)),
     )

@@ -12,6 +12,7 @@ from featherlight.nn.vector_quantizers import (
     Cosine,
     DiVeQ,
     EmaUpdate,
+    EntropyBalancing,
     EntropyLoss,
     Exact,
     FiniteScalarQuantizer,
@@ -108,8 +109,14 @@ TABLE: dict[str, Row] = {
     "SCQ of three codes on a grid": Row(
         kind=SoftConvexQuantizer,
         make=lambda **o: SoftConvexQuantizer(
-            _data(learnable=True), mixing=Sparse(3), weight_grid=WeightGrid(bits=3), gradient=StraightThrough(), **o
+            _data(learnable=True),
+            mixing=Sparse(3),
+            weight_grid=WeightGrid(bits=3),
+            gradient=StraightThrough(),
+            balancing=EntropyBalancing(),
+            **o,
         ),
+        onnx=True,
         counted=False,
     ),
     "residual SCQ": Row(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.sparse_search import Search, search_mixtures
 from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
-from featherlight.solvers.simplex_qp import ActiveSet, SimplexMethod, solve_simplex_least_squares
+from featherlight.solvers.simplex_qp import ActiveSet, Relaxation, SimplexMethod, solve_simplex_least_squares
 from featherlight.solvers.simplex_qp.backward import attach
 from featherlight.solvers.simplex_qp.problem import SimplexProblem
 
@@ -74,6 +74,22 @@ class Exact:
     def width(self, num_codes: int, dim: int) -> int:
         """See `Mixing`."""
         return ActiveSet(max_support=self.max_support).width(num_codes, dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxed:
+    """All codes, by the relaxation as published: solved without the bounds, then projected onto the simplex.
+
+    It takes off far less of the error than the exact program does. Memory: O(N K).
+    """
+
+    def mix(self, rows_NF: Tensor, codes_KF: Tensor, strength: Tensor, grid: WeightGrid | None) -> Mixture:
+        """See `Mixing`."""
+        return _solved(rows_NF, codes_KF, strength, Relaxation(), len(codes_KF))
+
+    def width(self, num_codes: int, dim: int) -> int:
+        """See `Mixing`."""
+        return num_codes
 
 
 @dataclass(frozen=True)

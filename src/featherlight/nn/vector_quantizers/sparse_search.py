@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, move
+from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, at_prior, move, refine
 
 _CPU_CHUNK = 2**19  # prices that are held at a time, for each thread and buffer: they stay near its cache
 _DEVICE_CHUNK = 2**26
@@ -103,22 +103,16 @@ def _search_rows(program: Program, squares_K: Tensor, z_nF: Tensor, search: Sear
         steps_n = _best_share(program, z_nF, prior_n, pairs_n2)
         return prior_n, *_largest_first(pairs_n2, torch.stack((1 - steps_n, steps_n), 1))
     slots = search.num_mixed
-    state = Mixtures(
-        pairs_n2.new_full((1, slots), -1).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots, slots).expand(z_nF.shape[0], slots, slots),
-    )
-    wanted_n = torch.ones_like(prior_n, dtype=torch.bool)
-    state, _, _ = add(program, state, z_nF, pairs_n2[:, 0], prior_n, wanted_n)
-    first_k = torch.arange(slots, device=z_nF.device) == 0
-    state = state._replace(weights_nk=first_k.to(z_nF.dtype).expand(z_nF.shape[0], slots))
+    state = at_prior(program, z_nF, pairs_n2[:, 0], slots)
+    other_n1 = (pairs_n2[:, :1] != prior_n[:, None]).to(z_nF.dtype)
+    state = state._replace(free_nk=state.free_nk - program.strength * other_n1 * state.by_sum_nk)
     state = _joined(program, state, z_nF, pairs_n2[:, 1], prior_n, steps_n > 0, moves=1)
     for size in range(2, slots):
         line = _best_line(program, squares_K, z_nF, prior_n, _point_of(program, state, prior_n), None)
         last = size == slots - 1
         moves = size if last else _MOVES_A_CODE
         state = _joined(program, state, z_nF, line.code_n, prior_n, line.gain_n > 0, moves=moves)
+    state = refine(program, state, z_nF, prior_n)
     return prior_n, *_largest_first(state.indices_nk, state.weights_nk)
 
 

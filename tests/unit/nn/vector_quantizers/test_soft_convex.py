@@ -14,6 +14,7 @@ from featherlight.nn.vector_quantizers import (
     CodebookUsage,
     Codes,
     Exact,
+    Relaxed,
     SoftConvexQuantizer,
     Sparse,
     StraightThrough,
@@ -164,6 +165,21 @@ def test_the_loss_pulls_both_ways_and_only_in_training() -> None:
     torch.testing.assert_close(grad[mask], torch.autograd.grad(0.5 * error, x)[0][mask], rtol=1e-6, atol=1e-9)
     assert bool((grad[~mask] == 0).all())
     assert layer.eval()(x).aux_loss == 0
+
+
+def test_the_published_relaxation_lies_between_the_nearest_code_and_the_exact_mixture() -> None:
+    x = rows(100, 3)
+    errors = []
+    for mixing in (Exact(), Relaxed()):
+        layer = make(mixing=mixing, strength=0.1)
+        values, codes, _ = layer(x)
+        assert codes.weights is not None
+        torch.testing.assert_close(codes.weights.sum(1), torch.ones(100, dtype=torch.float64))
+        assert codes.indices.shape == (100, *layer.code_shape)
+        torch.testing.assert_close(layer.codes_to_values(codes), values)
+        errors.append((values - x).square().sum().item())
+    nearest = float(torch.cdist(x, make().codebook.weight.detach()).square().min(1).values.sum())
+    assert errors[0] < errors[1] < nearest
 
 
 def test_strength_is_relative_to_codes_and_has_a_floor() -> None:

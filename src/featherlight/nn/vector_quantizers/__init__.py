@@ -3,6 +3,7 @@
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
+from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions, load_vector_quantize
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.diveq import DiVeQ
 from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantizer
@@ -61,10 +62,12 @@ __all__ = [
     "StageUsage",
     "StraightThrough",
     "Usage",
+    "VectorQuantizeOptions",
     "VectorQuantizer",
     "WeightGrid",
     "bits_of",
     "codebook_parameter_groups",
     "lengths_to_mask",
+    "load_vector_quantize",
     "nearest_codes",
 ]

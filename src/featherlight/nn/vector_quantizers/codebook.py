@@ -11,16 +11,30 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
 
 
 class DataInit(Protocol):
-    """How codes start from the first batch, such as `KMeans`."""
+    """How codes start from the first batches, such as `KMeans`.
+
+    Attributes:
+        batches: the last batch that codes may start from.
+    """
+
+    @property
+    def batches(self) -> int: ...
 
     def __call__(
-        self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None, num_codes: int
-    ) -> tuple[Float[Tensor, "B K F"], Float[Tensor, "B K"]]:
-        """Codes, and how many rows each stands for; the same in all processes. Called within torch.compile too."""
+        self,
+        codes_BKF: Float[Tensor, "B K F"],
+        rows_BNF: Float[Tensor, "B N F"],
+        mask_N: Bool[Tensor, "N"] | None,
+        batch: Int[Tensor, ""],
+    ) -> Start:
+        """New codes if it is time, from batch number `batch`, from 1; the same in all processes.
+
+        Called within torch.compile too: what depends on values belongs into an operator.
+        """
         ...
 
 
@@ -32,18 +46,18 @@ class Codebook(nn.Module):
         dim: F, features of a code.
         num_books: B.
         learnable: whether codes are a parameter, moved by gradients; otherwise they are a buffer, moved by statistics.
-        init: what sets the codes from the first batch in training; None keeps the random ones.
+        init: what sets the codes from the first batches in training; None keeps the random ones.
 
     Attributes:
         weight: (B * K, F); (K, F) for a single book. Random from torch's own generator at first: normal, of length about 1.
-        initialized: (), bool; whether codes no longer wait for a first batch.
+        batches: (), int64; how many batches `start` has seen.
 
     Raises:
         ValueError: fewer than 2 codes, or sizes below 1.
     """
 
     weight: Tensor
-    initialized: Tensor
+    batches: Tensor
 
     def __init__(
         self,
@@ -69,12 +83,12 @@ class Codebook(nn.Module):
             self.weight = nn.Parameter(weight)
         else:
             self.register_buffer("weight", weight)
-        self.register_buffer("initialized", torch.tensor(init is None))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._waits = init is not None
 
     @property
     def waits(self) -> bool:
-        """Whether the codes are set by the next batch in training; known without looking at a tensor."""
+        """Whether the next batch in training may set the codes; known without looking at a tensor."""
         return self._waits
 
     @property
@@ -82,26 +96,31 @@ class Codebook(nn.Module):
         """The codes, book by book; a view."""
         return self.weight.view(self.num_books, self.num_codes, self.dim)
 
-    def start(self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None = None) -> Float[Tensor, "B K"]:
-        """Sets the codes from the rows of a first batch, of all processes together; call it while `waits`.
+    def start(self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None = None) -> Start:
+        """Sets the codes from the rows of a batch, of all processes together, if it is time; call it while `waits`.
 
         Args:
             rows_BNF: what the codes of each book will stand for.
             mask_N: True at the rows that count, for all books.
 
-        Returns:
-            How many rows each code stands for, at least 1: what statistics of use start from.
-
         Raises:
-            ValueError: no row counts.
+            ValueError: no row of the first batch counts.
         """
         assert self.init is not None
-        codes_BKF, counts_BK = self.init(rows_BNF, mask_N, self.num_codes)
         with torch.no_grad():
-            self.weight.copy_(codes_BKF.reshape_as(self.weight))
-            self.initialized.fill_(True)
-        self._waits = False
-        return counts_BK.clamp(min=1.0)
+            self.batches.add_(1)
+            start = self.init(self.books, rows_BNF, mask_N, self.batches)
+            self.weight.copy_(start.codes_BKF.reshape_as(self.weight))
+        if self.init.batches == 1:
+            self._waits = False
+        elif not torch.compiler.is_compiling():
+            self._waits = int(self.batches) < self.init.batches
+        return start
+
+    def mark_started(self, started: bool = True) -> None:
+        """Says that `weight` has been set by other means, and waits for no batch; or that it waits for the first."""
+        self._waits = self.init is not None and not started
+        self.batches.fill_(0 if self.init is None or not started else self.init.batches)
 
     def forward(self, indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:
         """The codes at `indices` of `weight`, any shape; masked positions (-1) give 0."""
@@ -109,8 +128,8 @@ class Codebook(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        if f"{prefix}initialized" in state_dict:
-            self._waits = self.init is not None and not bool(state_dict[f"{prefix}initialized"])
+        if f"{prefix}batches" in state_dict:
+            self._waits = self.init is not None and int(state_dict[f"{prefix}batches"]) < self.init.batches
 
     def extra_repr(self) -> str:
         """Sizes, for `print`."""

@@ -1,13 +1,14 @@
-"""Codes from data: k-means++ seeding, then Lloyd's iterations. Runs once, on the first batch.
+"""Codes from data: k-means++ seeding, then Lloyd's iterations, on a few of the first batches.
 
 Legend of shapes: B codebooks, N rows, M rows that are used, F features, K codes.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from featherlight.nn.vector_quantizers.assignment import nearest_codes
@@ -17,68 +18,117 @@ _MAX_ROUNDS = 256
 _JITTER = 1e-2  # of the standard deviation of the rows, where there are more codes than rows
 
 
+class Start(NamedTuple):
+    """What came of a batch that codes might start from.
+
+    Attributes:
+        restarted: (), bool; whether codes were set from it.
+        codes_BKF: the codes from now on.
+        counts_BK: how many rows are nearest to each code, at least 1; only meant where codes were set.
+    """
+
+    restarted: Tensor
+    codes_BKF: Tensor
+    counts_BK: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class KMeans:
-    """Starts codes at the means of clusters of the first batch.
+    """Starts codes at the means of clusters of the first batch, and again of the 2nd, 4th, 8th, ... batch.
+
+    An encoder that is still untrained moves its latents away from codes that were set once; the few codes that stay in
+    reach then take them all. Starting again while it moves fastest keeps all codes in use, with no resets later.
 
     Args:
+        batches: the last batch that codes may start from; 1 for the first alone.
         iterations: of Lloyd's algorithm.
         rows_per_code: at most so many rows for each code are looked at, drawn from the batch.
         seed: of the seeding; the same rows and seed give the same codes.
 
-    Cost: about K / max(1, K // 256) products of the rows by one to K // 256 codes, and `iterations` searches.
+    Cost of a start: about K / max(1, K // 256) products of the rows by one to K // 256 codes, and `iterations` searches.
+    Within torch.compile, each batch in training is asked whether codes start from it, on a CUDA device with a wait.
     Source: Arthur and Vassilvitskii, k-means++ (2007); above 256 codes, several are drawn at once, as in k-means|| of
-    Bahmani et al. (2012).
+    Bahmani et al. (2012). Starting again: Łańcucki et al. 2020, "Robust training of vector quantized bottleneck models".
     """
 
+    batches: int = 128
     iterations: int = 10
     rows_per_code: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.iterations < 0 or self.rows_per_code < 1:
+        if self.batches < 1 or self.iterations < 0 or self.rows_per_code < 1:
             raise ValueError(
-                f"k-means takes `iterations` from 0 on and `rows_per_code` from 1 on; got {self.iterations} and "
-                f"{self.rows_per_code}."
+                "k-means takes `batches` and `rows_per_code` from 1 on, and `iterations` from 0 on; got "
+                f"{self.batches}, {self.rows_per_code} and {self.iterations}."
             )
 
     def __call__(
-        self, rows_BNF: Float[Tensor, "B N F"], mask_N: Bool[Tensor, "N"] | None, num_codes: int
-    ) -> tuple[Float[Tensor, "B K F"], Float[Tensor, "B K"]]:
-        """Codes, and how many rows are nearest to each. Rows of all processes count, so that all get the same codes.
+        self,
+        codes_BKF: Float[Tensor, "B K F"],
+        rows_BNF: Float[Tensor, "B N F"],
+        mask_N: Bool[Tensor, "N"] | None,
+        batch: Int[Tensor, ""],
+    ) -> Start:
+        """New codes if it is time. Rows of all processes count, so that all get the same codes.
 
         Where rows are fewer than codes, or alike, the codes that are left over are rows moved by a little noise.
 
+        Args:
+            codes_BKF: those so far.
+            rows_BNF: what the codes of each book will stand for.
+            mask_N: True at the rows that count, for all books.
+            batch: the number of the batch, from 1.
+
         Raises:
-            ValueError: no row counts, or one is not finite.
+            ValueError: no row of the first batch counts, or one is not finite.
         """
-        return _start_codes(rows_BNF.detach(), mask_N, num_codes, self.iterations, self.rows_per_code, self.seed)
+        settings = (self.batches, self.iterations, self.rows_per_code, self.seed)
+        return Start(*_start_codes(codes_BKF.detach(), rows_BNF.detach(), mask_N, batch, *settings))
 
 
 @torch.library.custom_op("featherlight::kmeans_codes", mutates_args=())
 def _start_codes(
-    rows_BNF: Tensor, mask_N: Tensor | None, num_codes: int, iterations: int, rows_per_code: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """One operator for torch.compile: what it does depends on values, and it runs once."""
+    codes_BKF: Tensor,
+    rows_BNF: Tensor,
+    mask_N: Tensor | None,
+    batch: Tensor,
+    batches: int,
+    iterations: int,
+    rows_per_code: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One operator for torch.compile, since what it does depends on values."""
     with torch.no_grad():
+        number = int(batch)
         rows = rows_BNF if mask_N is None else rows_BNF[:, mask_N]
-        rows = _of_all_processes(rows)
+        due = number <= batches and number & (number - 1) == 0
+        rows = _of_all_processes(rows) if due else rows
+        if not due or (number > 1 and rows.shape[1] == 0):
+            return torch.tensor(False, device=rows.device), codes_BKF.clone(), torch.ones_like(codes_BKF[..., 0])
         generator = torch.Generator(rows.device).manual_seed(seed)
-        num_rows = rows.shape[1]
+        num_codes, num_rows = codes_BKF.shape[1], rows.shape[1]
         if num_rows > num_codes * rows_per_code:
             used = torch.randperm(num_rows, generator=generator, device=rows.device)[: num_codes * rows_per_code]
             rows = rows[:, used]
         _check(rows)
         books = [_kmeans(book, num_codes, iterations, generator) for book in rows.unbind()]
-        return torch.stack([codes for codes, _ in books]), torch.stack([counts for _, counts in books])
+        codes, counts = (torch.stack(parts).to(codes_BKF.dtype) for parts in zip(*books, strict=True))
+        return torch.tensor(True, device=rows.device), codes, counts.clamp(min=1.0)
 
 
 @_start_codes.register_fake
 def _(
-    rows_BNF: Tensor, mask_N: Tensor | None, num_codes: int, iterations: int, rows_per_code: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    books, _, features = rows_BNF.shape
-    return rows_BNF.new_empty(books, num_codes, features), rows_BNF.new_empty(books, num_codes)
+    codes_BKF: Tensor,
+    rows_BNF: Tensor,
+    mask_N: Tensor | None,
+    batch: Tensor,
+    batches: int,
+    iterations: int,
+    rows_per_code: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.new_empty((), dtype=torch.bool), torch.empty_like(codes_BKF), torch.empty_like(codes_BKF[..., 0])
 
 
 def _of_all_processes(rows_BNF: Tensor) -> Tensor:
@@ -105,7 +155,7 @@ def _check(rows_BMF: Tensor) -> None:
         )
     if not bool(torch.isfinite(rows_BMF).all()):
         raise ValueError(
-            "The first batch has vectors that are not finite, so codes cannot start from data. Look for a division by "
+            "The batch has vectors that are not finite, so codes cannot start from data. Look for a division by "
             "zero before the quantizer, or for inputs that were not normalised."
         )
 

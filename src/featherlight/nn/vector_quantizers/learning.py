@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.codebook import Codebook
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
+from featherlight.nn.vector_quantizers.kmeans import Start
 from featherlight.nn.vector_quantizers.processes import num_processes, sum_over_processes
 
 
@@ -39,8 +40,8 @@ class Learner(nn.Module):
     loss_weight: float = 0.0
     """Weight of the mean squared error whose gradient moves the codes; 0 for none."""
 
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
-        """Takes up the codes that `codebook` started with, and how many rows each stood for."""
+    def restart(self, codebook: Codebook, start: Start) -> None:
+        """Forgets what was learned if `codebook` started again, and takes up how many rows each code stood for."""
         raise NotImplementedError
 
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -149,10 +150,10 @@ class EmaLearner(Learner):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
+    def restart(self, codebook: Codebook, start: Start) -> None:
         """See `Learner`."""
-        self.counts.copy_(counts_BK.flatten())
-        self.sums.copy_(codebook.weight * self.counts[:, None])
+        _restart_counts(self.counts, start)
+        self.sums.copy_(torch.where(start.restarted, codebook.weight * self.counts[:, None], self.sums))
 
     @torch.no_grad()
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -192,9 +193,9 @@ class GradientLearner(Learner):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def restart(self, codebook: Codebook, counts_BK: Float[Tensor, "B K"]) -> None:
+    def restart(self, codebook: Codebook, start: Start) -> None:
         """See `Learner`."""
-        self.counts.copy_(counts_BK.flatten())
+        _restart_counts(self.counts, start)
 
     @torch.no_grad()
     def update(self, codebook: Codebook, batch: Assigned) -> None:
@@ -205,6 +206,10 @@ class GradientLearner(Learner):
         counts, _ = _totals(codebook, batch)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.part.decay)
         _replace(self.part.replace, codebook, self.counts, batch, self.steps)
+
+
+def _restart_counts(counts: Tensor, start: Start) -> None:
+    counts.copy_(torch.where(start.restarted, start.counts_BK.flatten().to(counts.dtype), counts))
 
 
 def _totals(codebook: Codebook, batch: Assigned) -> tuple[Tensor, Tensor]:

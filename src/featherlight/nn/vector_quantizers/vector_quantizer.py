@@ -5,6 +5,7 @@ B codebooks (1 or H), M = N * H / B rows that a book stands for.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Nearest
 from featherlight.nn.vector_quantizers.codebook import Codebook, look_up
+from featherlight.nn.vector_quantizers.compatibility import read_options
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, StraightThrough
 from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.positions import Positions, to_rows, without_autocast
+from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.results import Codes, Quantized
 
 
@@ -69,6 +72,35 @@ class VectorQuantizer(nn.Module):
         self.assign, self.gradient = assign, gradient
         self.commitment, self.heads, self.channel_axis = commitment, heads, channel_axis
         self.dim = codebook.dim * heads
+
+    @classmethod
+    def from_options(cls, **options: Any) -> "VectorQuantizer | ProjectedQuantizer":
+        """A quantizer by the option names of vector-quantize-pytorch, with its defaults; see `VectorQuantizeOptions`.
+
+        Args:
+            options: `dim=`, `codebook_size=`, `decay=`, `commitment_weight=`, `heads=`, ...
+
+        Returns:
+            The quantizer, between linear maps where `codebook_dim * heads` is not `dim`.
+
+        Raises:
+            ValueError: an option that is unknown or has no counterpart.
+        """
+        chosen = read_options(options)
+        quantizer = cls(
+            chosen.codebook(),
+            assign=chosen.assign(),
+            learn=chosen.learn(),
+            gradient=chosen.gradient(),
+            commitment=chosen.commitment_weight,
+            heads=chosen.heads,
+            channel_axis=-1 if chosen.projected else chosen.channel_axis,
+        )
+        return (
+            ProjectedQuantizer(quantizer, chosen.dim, channel_axis=chosen.channel_axis)
+            if chosen.projected
+            else quantizer
+        )
 
     @property
     def bits_per_position(self) -> float:

@@ -22,13 +22,26 @@ def test_codes_start_at_the_clusters_of_the_rows_that_count() -> None:
     centers_KF, rows_NF = _clusters(num=32, rows=20)
     wild_NF = torch.full((50, 6), 1e3)
     mask_N = torch.arange(690) < 640
-    book = Codebook(32, 6)
+    book = Codebook(32, 6, init=KMeans(batches=1))
     assert book.waits
-    counts_BK = book.start(torch.cat((rows_NF, wild_NF))[None], mask_N)
-    assert torch.equal(counts_BK, torch.full((1, 32), 20.0))
+    start = book.start(torch.cat((rows_NF, wild_NF))[None], mask_N)
+    assert start.restarted
+    assert torch.equal(start.counts_BK, torch.full((1, 32), 20.0))
     assert (book.weight[nearest_codes(centers_KF, book.weight)] - centers_KF).abs().max() < 0.02
     assert not book.waits
-    assert book.initialized
+
+
+def test_codes_start_again_at_the_batches_that_are_powers_of_two() -> None:
+    book = Codebook(4, 6, init=KMeans(batches=5))
+    restarted = []
+    while book.waits:
+        restarted.append(bool(book.start(_clusters(num=4, rows=5)[1][None]).restarted))
+        kept = book.weight.clone()
+    assert restarted == [True, True, False, True, False]
+    assert torch.equal(kept, book.weight)
+    fresh = Codebook(4, 6, init=KMeans(batches=5))
+    fresh.start(torch.ones(1, 5, 6))
+    assert not fresh.start(torch.ones(1, 5, 6), torch.zeros(5).bool()).restarted
 
 
 def test_books_start_each_from_its_own_rows_and_one_seed_gives_one_start() -> None:
@@ -69,7 +82,7 @@ def test_many_codes_drawn_at_once_are_as_good_as_one_by_one() -> None:
 
 def test_what_was_started_stays_started_after_saving() -> None:
     _, rows_NF = _clusters(num=4, rows=5)
-    book = Codebook(4, 6)
+    book = Codebook(4, 6, init=KMeans(batches=1))
     fresh = copy.deepcopy(book)
     book.start(rows_NF[None])
     fresh.load_state_dict(book.state_dict())
@@ -91,10 +104,12 @@ def test_looking_up_and_refusing() -> None:
         Codebook(1, 6)
     with pytest.raises(ValueError, match="must be at least 1; got 0"):
         Codebook(4, 0)
+    with pytest.raises(ValueError, match="`batches` and `rows_per_code` from 1 on"):
+        KMeans(batches=0)
     with pytest.raises(ValueError, match="no position that counts"):
         book.start(torch.ones(1, 3, 6), torch.zeros(3).bool())
     with pytest.raises(ValueError, match="not finite, so codes cannot start"):
-        book.start(torch.full((1, 3, 6), torch.inf))
+        Codebook(4, 6).start(torch.full((1, 3, 6), torch.inf))
 
 
 def test_learnable_codes_get_a_learning_rate_of_their_own() -> None:

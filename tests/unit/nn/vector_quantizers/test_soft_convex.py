@@ -57,9 +57,9 @@ def test_with_all_starts_the_pair_is_the_best_of_all(strength: float, units: int
         weights = WeightGrid(bits=2).nearest(weights)
     steps = torch.linspace(0, 1, 4 if units else 41, dtype=torch.float64)
     least = torch.full((60,), torch.inf, dtype=torch.float64)
-    for (i, j), t in itertools.product(itertools.combinations(range(9), 2), steps.tolist()):
-        pair = torch.tensor([[i, j]]).expand(60, 2)
-        shares = torch.tensor([[1 - t, t]], dtype=torch.float64).expand(60, 2)
+    for pair_of, t in itertools.product(itertools.combinations(range(9), 2), steps):
+        pair = torch.tensor([pair_of]).expand(60, 2)
+        shares = torch.stack((1 - t, t)).expand(60, 2)
         least = torch.minimum(least, objectives(z, codes, strength, pair, shares))
     found = objectives(z, codes, strength, indices, weights)
     if units is None:

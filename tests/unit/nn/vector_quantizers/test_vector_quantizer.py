@@ -33,7 +33,9 @@ def test_training_equals_the_slow_quantizer(masked: bool) -> None:
         mask = _rows(3, 20, seed=seed) > 0 if masked else torch.ones(3, 20).bool()
         values, (indices, weights), loss = layer(x_BTF, mask=mask if masked else None)
         (grad,) = torch.autograd.grad(loss, x_BTF, retain_graph=True)
-        expected, expected_indices, expected_loss, expected_grad = slow.step(x_BTF.detach().flatten(0, 1), mask.flatten())
+        expected, expected_indices, expected_loss, expected_grad = slow.step(
+            x_BTF.detach().flatten(0, 1), mask.flatten()
+        )
         assert weights is None
         assert torch.equal(indices.flatten(), expected_indices)
         torch.testing.assert_close(values.flatten(0, 1), expected, rtol=1e-12, atol=1e-12)
@@ -144,7 +146,9 @@ def test_dead_codes_start_again_at_rows_and_others_stay() -> None:
         with torch.no_grad():
             codebook.weight[8:] += 100.0
         part = (GradientUpdate if learnable else EmaUpdate)(decay=0.5, replace=ReplaceDead(threshold=0.2))
-        layer = VectorQuantizer(codebook, learn=part, assign=Cosine() if learnable else VectorQuantizer(codebook).assign)
+        layer = VectorQuantizer(
+            codebook, learn=part, assign=Cosine() if learnable else VectorQuantizer(codebook).assign
+        )
         x = _rows(60, 4)
         mask = torch.arange(60) < 50
         loss = None
@@ -179,7 +183,7 @@ def test_an_encoder_with_default_settings_keeps_its_codes_in_use() -> None:
         encoder, decoder = nn.Linear(12, 4), nn.Linear(4, 12)
         layer = VectorQuantizer(Codebook(64, 4, learnable=learnable))
         optimizer = torch.optim.Adam((*encoder.parameters(), *decoder.parameters(), *layer.parameters()), lr=1e-2)
-        for _ in range(150):
+        for _ in range(300):
             values, _, aux_loss = layer(encoder(x))
             loss = (decoder(values) - x).square().mean() + aux_loss
             optimizer.zero_grad()
@@ -195,8 +199,11 @@ def test_what_does_not_fit_gets_a_sentence() -> None:
     with pytest.raises(ValueError, match=r"6 features at axis 1; got 5 .*\(2, 5, 6\)\. Axis 2 has 6"):
         layer(torch.zeros(2, 5, 6))
     with pytest.raises(ValueError, match=r"position \(0, 3\) is not finite: feature 2 is inf"):
-        layer(torch.zeros(2, 6, 5).index_fill_(2, torch.tensor([3]), 0).index_put_(
-            tuple(torch.tensor([[0], [2], [3]])), torch.tensor(torch.inf)))
+        layer(
+            torch.zeros(2, 6, 5)
+            .index_fill_(2, torch.tensor([3]), 0)
+            .index_put_(tuple(torch.tensor([[0], [2], [3]])), torch.tensor(torch.inf))
+        )
     with pytest.raises(ValueError, match="`num_books=2`, one for each"):
         VectorQuantizer(Codebook(4, 3, num_books=3), heads=2)
     with pytest.raises(ValueError, match="must not be negative"):

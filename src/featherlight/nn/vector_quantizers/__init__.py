@@ -15,6 +15,7 @@ from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, Grad
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
 from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
 from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
@@ -54,6 +55,7 @@ __all__ = [
     "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "Relaxed",
     "ReplaceDead",
     "ResidualQuantizer",
     "RotationTrick",

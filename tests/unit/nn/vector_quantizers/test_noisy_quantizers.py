@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_diveq_learns_its_codes_from_the_loss_of_the_task_alone() -> None:
     assert errors[-1] < 0.75 * errors[0]
 
 
-def _gumbel(**options: float) -> GumbelQuantizer:
+def _gumbel(**options: Any) -> GumbelQuantizer:
     layer = GumbelQuantizer(Codebook(6, 4, learnable=True, init=None), seed=2, **options)
     with torch.no_grad():
         layer.to_scores.weight.copy_(_rows(6, 4, seed=1))

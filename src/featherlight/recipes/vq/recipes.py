@@ -43,9 +43,9 @@ def bsds() -> ImageVqConfig:
         network=NetworkConfig(strides=(2, 2, 2)),
         gradients=0.5,
         adversary=AdversaryConfig(),
-        batch=16,
+        batch=8,
         steps=1500,
-        prior=PriorConfig(steps=500, samples=16),
+        prior=PriorConfig(steps=300, samples=16),
     )
 
 
@@ -58,5 +58,5 @@ def audio() -> AudioVqConfig:
         batch=16,
         steps=1500,
         optimizer=AdamWConfig(lr=5e-4),
-        prior=PriorConfig(steps=500, samples=4),
+        prior=PriorConfig(steps=200, samples=4),
     )

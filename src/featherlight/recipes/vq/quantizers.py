@@ -185,7 +185,7 @@ def _kind(
 
 _BOOK: Mapping[str, Any] = {"codebook_size": 512, "features": 32}
 _EMA = {**_BOOK, "commitment": 0.25, "decay": 0.99}
-_SOFT = {**_BOOK, "commitment": 0.25, "strength": 0.1, "lr_scale": 20.0}
+_SOFT = {**_BOOK, "commitment": 0.25, "strength": 0.1, "lr_scale": 50.0}
 _SPARSE = {**_SOFT, "k": 2, "weight_bits": 4}
 
 QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
@@ -199,9 +199,9 @@ QUANTIZERS: Mapping[str, Kind] = MappingProxyType(
         "grouped": _kind(_grouped, {**_EMA, "groups": 4}, num_stages=lambda options: options["groups"]),
         "fsq": _kind(_fsq, {"levels": (8, 5, 5, 5)}, num_codes=lambda options: math.prod(options["levels"])),
         "lfq": _kind(_lfq, {"features": 10, "commitment": 0.25}, num_codes=lambda options: 2 ** options["features"]),
-        "simvq": _kind(_simvq, {**_BOOK, "commitment": 0.25, "lr_scale": 1.0}),
+        "simvq": _kind(_simvq, {**_BOOK, "commitment": 0.25, "lr_scale": 10.0}),
         "diveq": _kind(_diveq, {**_BOOK, "lr_scale": 20.0}),
-        "gumbel": _kind(_gumbel, {**_BOOK, "temperature": 1.0, "lr_scale": 1.0}),
+        "gumbel": _kind(_gumbel, {**_BOOK, "temperature": 1.0, "lr_scale": 10.0}),
     }
 )
 """The kinds, with the options that each reads."""

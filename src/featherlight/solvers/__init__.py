@@ -1,5 +1,21 @@
 """Functions of tensors that solve a problem; they know no Module."""
 
 from featherlight.solvers.linear_head import LinearHead, fit_classifier, fit_regression
+from featherlight.solvers.projections import (
+    project_box,
+    project_l1_ball,
+    project_l2_ball,
+    project_linf_rows,
+    project_simplex,
+)
 
-__all__ = ["LinearHead", "fit_classifier", "fit_regression"]
+__all__ = [
+    "LinearHead",
+    "fit_classifier",
+    "fit_regression",
+    "project_box",
+    "project_l1_ball",
+    "project_l2_ball",
+    "project_linf_rows",
+    "project_simplex",
+]

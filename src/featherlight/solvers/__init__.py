@@ -1,5 +1,14 @@
 """Functions of tensors that solve a problem; they know no Module."""
 
+from featherlight.solvers.fixed_point import (
+    Anderson,
+    Broyden,
+    FixedPoint,
+    FixedPointError,
+    FixedPointSolver,
+    Picard,
+    Status,
+)
 from featherlight.solvers.linear_head import LinearHead, fit_classifier, fit_regression
 from featherlight.solvers.projections import (
     project_box,
@@ -10,7 +19,14 @@ from featherlight.solvers.projections import (
 )
 
 __all__ = [
+    "Anderson",
+    "Broyden",
+    "FixedPoint",
+    "FixedPointError",
+    "FixedPointSolver",
     "LinearHead",
+    "Picard",
+    "Status",
     "fit_classifier",
     "fit_regression",
     "project_box",

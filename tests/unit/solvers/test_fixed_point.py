@@ -71,7 +71,7 @@ def test_each_sample_stops_on_its_own(name: str) -> None:
 
     together, quick = solve(rates), solve(rates[:1])
     assert torch.equal(together.value[:1], quick.value)
-    assert together.steps[0] == quick.steps[0] < together.steps[1]
+    assert together.steps[0] == quick.steps[0] != together.steps[1]
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -10,6 +10,7 @@ from featherlight.nn.implicit.certificates import (
     scaled_system,
     sensitivity,
 )
+from featherlight.nn.implicit.equilibrium import Equilibrium
 from featherlight.nn.implicit.gradients import (
     GradientMode,
     ImplicitDifferentiation,
@@ -37,6 +38,7 @@ __all__ = [
     "SIGMOID",
     "TANH",
     "Activation",
+    "Equilibrium",
     "GradientMode",
     "ImplicitDifferentiation",
     "ImplicitLayer",

@@ -196,7 +196,7 @@ def _check_bound(bound: float) -> None:
 def _check_rows(a: Tensor, bound: float, *, strictly: bool = False) -> None:
     """Raises ValueError that says by how much A is outside, and whether it is well posed in another norm."""
     norm = float(a.double().abs().sum(1).max())
-    slack = 4 * torch.finfo(a.dtype).eps
+    slack = (len(a) + 8) * torch.finfo(a.dtype).eps
     if norm < bound if strictly else norm <= bound * (1 + slack):
         return
     value = perron_frobenius(a)

@@ -57,49 +57,50 @@ class Anderson:
 
 
 class _Mixture:
-    """Differences of residuals and of values from step to step, the oldest overwritten."""
+    """Differences of residuals and of values from step to step, the oldest overwritten, and products of the former."""
 
     def __init__(self, memory: int, ridge: float) -> None:
         self.memory = memory
         self.ridge = ridge
         self.count = 0
         self.before: tuple[Tensor, Tensor, Tensor] | None = None
-        self.residuals_NMF = self.values_NMF = torch.empty(0)
+        self.residuals_NMF = self.values_NMF = self.products_NMM = torch.empty(0)
 
     def next(self, x_NF: Tensor, fx_NF: Tensor) -> Tensor:
         residual_NF = fx_NF - x_NF
         square_N = torch.linalg.vecdot(residual_NF, residual_NF)
         before, self.before = self.before, (residual_NF, fx_NF, square_N)
         if before is None:
-            room = (len(x_NF), self.memory, x_NF.shape[1])
-            self.residuals_NMF, self.values_NMF = x_NF.new_zeros(room), x_NF.new_zeros(room)
+            self._make_room(x_NF)
             return fx_NF
         slot = self.count % self.memory
-        torch.sub(residual_NF, before[0], out=self.residuals_NMF[:, slot])
-        torch.sub(fx_NF, before[1], out=self.values_NMF[:, slot])
         self.count += 1
+        change_NF = residual_NF - before[0]
+        self.residuals_NMF[:, slot] = change_NF
+        torch.sub(fx_NF, before[1], out=self.values_NMF[:, slot])
         used = min(self.count, self.memory)
         changes_NMF = self.residuals_NMF[:, :used]
-        both = torch.cat((changes_NMF, residual_NF[:, None]), 1)
-        products = changes_NMF @ both.mT
-        shares_NM = _solve(products[..., :used], products[..., used], self.ridge)
+        row_NM = torch.linalg.vecdot(changes_NMF, change_NF[:, None])
+        self.products_NMM[:, slot, :used] = row_NM
+        self.products_NMM[:, :used, slot] = row_NM
+        right_NM = torch.linalg.vecdot(changes_NMF, residual_NF[:, None])
+        shares_NM = _solve(self.products_NMM[:, :used, :used], right_NM, self.ridge)
         shares_NM = torch.where((square_N <= before[2])[:, None], shares_NM, torch.zeros_like(shares_NM))
-        return fx_NF - (shares_NM[:, None] @ self.values_NMF[:, :used])[:, 0]
+        return fx_NF - (shares_NM[..., None] * self.values_NMF[:, :used]).sum(1)
+
+    def _make_room(self, x_NF: Tensor) -> None:
+        count, size = x_NF.shape
+        self.residuals_NMF = x_NF.new_zeros(count, self.memory, size)
+        self.values_NMF = torch.zeros_like(self.residuals_NMF)
+        self.products_NMM = x_NF.new_zeros(count, self.memory, self.memory)
 
 
 def _solve(matrix_NMM: Tensor, right_NM: Tensor, ridge: float) -> Tensor:
-    """Small positive definite systems by elimination, all samples at once; what is singular is held by the ridge."""
-    size = right_NM.shape[1]
-    mean = matrix_NMM.diagonal(dim1=1, dim2=2).mean(1)
-    tiny = torch.finfo(right_NM.dtype).tiny
-    if size == 1:
-        return right_NM / (mean * (1 + ridge) + tiny)[:, None]
-    eye = torch.eye(size, dtype=right_NM.dtype, device=right_NM.device)
-    work = torch.cat((matrix_NMM + (ridge * mean + tiny)[:, None, None] * eye, right_NM[..., None]), 2)
-    for i in range(size):
-        row = work[:, i : i + 1] / work[:, i : i + 1, i : i + 1]
-        factors = work[:, :, i : i + 1].clone()
-        factors[:, i] = 0
-        work = work - factors * row
-        work[:, i : i + 1] = row
-    return work[..., size]
+    """Small systems, all samples at once; what is singular is held by the ridge."""
+    diagonal_NM = matrix_NMM.diagonal(dim1=1, dim2=2)
+    floor = torch.finfo(right_NM.dtype).tiny
+    if right_NM.shape[1] == 1:
+        return right_NM / (diagonal_NM * (1 + ridge) + floor)
+    held_NMM = matrix_NMM.clone()
+    held_NMM.diagonal(dim1=1, dim2=2).add_(diagonal_NM.mean(1, keepdim=True), alpha=ridge).add_(floor)
+    return torch.linalg.solve_ex(held_NMM, right_NM).result

@@ -4,6 +4,7 @@ Legend of shapes: N samples, ... a state of any shape, F its numbers in a row.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -42,7 +43,7 @@ def iterate(
     _check_start(start)
     tolerance = _TOLERANCES.get(start.dtype, _HALF_TOLERANCE) if tolerance is None else tolerance
     with torch.no_grad():
-        watch = _Watch(start, tolerance, max_steps)
+        watch = _Watch(tolerance, max_steps)
         x = start.flatten(1)
         for step in range(1, max_steps + 1):
             fx = f(x.reshape(start.shape))
@@ -52,57 +53,49 @@ def iterate(
             if (step == 1 or step % check_every == 0 or step == max_steps) and watch.all_done(x, fx, step):
                 break
             x = advance.next(x, fx)
-        return watch.outcome()
+        assert watch.found is not None
+        return replace(watch.found, value=watch.found.value.view(start.shape))
 
 
 class _Watch:
-    """Which samples are done, and their values."""
+    """Which samples are done, and their values; until the first one is, nothing is kept."""
 
-    def __init__(self, start: Tensor, tolerance: float, max_steps: int) -> None:
-        count, device = len(start), start.device
-        self.shape = start.shape
+    def __init__(self, tolerance: float, max_steps: int) -> None:
         self.tolerance = tolerance
         self.max_steps = max_steps
-        self.value = start.flatten(1)
-        self.residual = torch.full((count,), float("inf"), dtype=start.dtype, device=device)
-        self.status = torch.full((count,), int(Status.STEPS_EXHAUSTED), dtype=torch.int8, device=device)
-        self.steps = torch.zeros(count, dtype=torch.int32, device=device)
+        self.found: FixedPoint | None = None
         self.open: Tensor | None = None
 
     def all_done(self, x_NF: Tensor, fx_NF: Tensor, step: int) -> bool:
         """Takes in the newest values of the samples that were open, and closes those that are converged or broken."""
         size = torch.linalg.vector_norm(fx_NF, dim=1)
-        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR)
+        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp_(min=_FLOOR)
+        if self.found is None and len(residual) > 0:
+            least, most = (float(end) for end in residual.aminmax())
+            if self.tolerance < least and most < float("inf") and step < self.max_steps:
+                return False
         converged = residual <= self.tolerance
-        if self.open is None and bool(converged.all()):
-            self.value, self.residual = fx_NF, residual
-            self.status.zero_()
-            self.steps.fill_(step)
-            return True
         broken = ~residual.isfinite()
-        reason = torch.where(broken, int(Status.BROKEN_INPUT if step == 1 else Status.DIVERGED), self.status)
-        reason = torch.where(converged, int(Status.CONVERGED), reason).to(torch.int8)
-        if self.open is None:
-            self.value, self.residual, self.status = fx_NF, residual, reason
-            self.steps.fill_(step)
-            self.open = ~(converged | broken)
-        else:
-            self.value = torch.where(self.open[:, None], fx_NF, self.value)
-            self.residual = torch.where(self.open, residual, self.residual)
-            self.status = torch.where(self.open, reason, self.status)
-            self.steps.masked_fill_(self.open, step)
-            self.open = self.open & ~(converged | broken)
-        return not bool(self.open.any())
-
-    def outcome(self) -> FixedPoint:
-        return FixedPoint(
-            value=self.value.view(self.shape),
-            residual=self.residual,
-            status=self.status,
-            steps=self.steps,
+        status = torch.full_like(residual, int(Status.STEPS_EXHAUSTED), dtype=torch.int8)
+        status.masked_fill_(broken, int(Status.BROKEN_INPUT if step == 1 else Status.DIVERGED))
+        status.masked_fill_(converged, int(Status.CONVERGED))
+        steps = torch.full_like(status, step, dtype=torch.int32)
+        if self.found is not None:
+            assert self.open is not None
+            fx_NF = torch.where(self.open[:, None], fx_NF, self.found.value)
+            residual = torch.where(self.open, residual, self.found.residual)
+            status = torch.where(self.open, status, self.found.status)
+            steps = torch.where(self.open, steps, self.found.steps)
+        self.open = status == Status.STEPS_EXHAUSTED
+        self.found = FixedPoint(
+            value=fx_NF,
+            residual=residual,
+            status=status,
+            steps=steps,
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
+        return not bool(self.open.any())
 
 
 def check_limits(max_steps: int, tolerance: float | None, check_every: int) -> None:

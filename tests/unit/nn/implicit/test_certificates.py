@@ -137,6 +137,6 @@ def test_bad_input_gets_a_sentence() -> None:
         sensitivity(a, b, c.T, d)
     with pytest.raises(ValueError, match=r"`scaling` must be positive"):
         scaled_system(a, b, c, torch.zeros(S))
+    proven = sensitivity(*system(0.5))
     with pytest.raises(ValueError, match=r"`radius` must be at least 0"):
-        proven = sensitivity(*system(0.5))
         output_interval(proven, RELU, torch.zeros(1, I), torch.zeros(1, S), -0.1)

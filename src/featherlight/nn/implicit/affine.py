@@ -72,8 +72,8 @@ class _States(torch.autograd.Function):
         return (_outer(x, w, m) if ctx.needs_input_grad[0] else None), w, None, None
 
     @staticmethod
-    def vmap(info: Any, dims: Any, m: Tensor, b: Tensor, start: Tensor | None, how: How) -> tuple[Any, Any]:
-        m, b, start = _side_by_side(info.batch_size, dims, m, (b, start))
+    def vmap(info: Any, dims: Any, m: Tensor, b: Tensor, start: Tensor | None, how: How) -> tuple[Any, Any]:  # type: ignore[override]
+        m, b, start = _side_by_side(info.batch_size, dims, m, b, start)
         return _States.apply(m, b, start, how), (0, 0, 0)
 
 
@@ -99,10 +99,8 @@ class _Pulled(torch.autograd.Function):
         return _outer(w, y, m), (h + y @ m.mT) * (g + w @ m), y, None
 
     @staticmethod
-    def vmap(info: Any, dims: Any, m: Tensor, d: Tensor, g: Tensor, how: How) -> tuple[Tensor, int]:
-        m, d, g = _side_by_side(info.batch_size, dims, m, (d, g))
-        assert d is not None
-        assert g is not None
+    def vmap(info: Any, dims: Any, m: Tensor, d: Tensor, g: Tensor, how: How) -> tuple[Tensor, int]:  # type: ignore[override]
+        m, d, g = _side_by_side(info.batch_size, dims, m, d, g)
         return _Pulled.apply(m, d, g, how), 0
 
 
@@ -127,13 +125,11 @@ def _outer(x: Tensor, w: Tensor, m: Tensor) -> Tensor:
     return x.flatten(0, -2).mT @ w.flatten(0, -2) if m.ndim == 2 else x.mT @ w
 
 
-def _side_by_side(
-    size: int, dims: Any, m: Tensor, rows: tuple[Tensor | None, Tensor | None]
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The mapped axis of each in front; matrices get one only if they have to."""
+def _side_by_side(size: int, dims: Any, m: Tensor, first: Tensor, second: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+    """The mapped axis of each in front; a matrix gets one only if it has to."""
 
     def front(x: Tensor, dim: int | None) -> Tensor:
         return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
-    first, second = (None if x is None else front(x, dim) for x, dim in zip(rows, dims[1:3], strict=True))
-    return (m if dims[0] is None and m.ndim == 2 else front(m, dims[0])), first, second
+    m = m if dims[0] is None and m.ndim == 2 else front(m, dims[0])
+    return m, front(first, dims[1]), None if second is None else front(second, dims[2])

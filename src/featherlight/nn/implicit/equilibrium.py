@@ -89,7 +89,7 @@ class Equilibrium(nn.Module):
         """
         if num_probes < 1:
             raise ValueError(f"`num_probes` must be at least 1; got {num_probes}.")
-        _, pull = torch.func.vjp(lambda x: self.f(x, *inputs), states)
+        pull = torch.func.vjp(lambda x: self.f(x, *inputs), states)[1]
         total = states.new_zeros(())
         for _ in range(num_probes):
             probe = torch.randn(states.shape, generator=generator, dtype=states.dtype, device=states.device)

@@ -30,7 +30,7 @@ class ImplicitLayer(nn.Module):
         in_features: I.
         out_features: Y.
         activation: phi.
-        solver: finds the states, and the gradients of ImplicitDifferentiation. None is Anderson(memory=2);
+        solver: finds the states, and the gradients of ImplicitDifferentiation. None is Anderson(memory=1);
             StrictlyTriangular needs none.
         gradient: how backward passes through the states; StrictlyTriangular is exact as it is.
         well_posed: where A comes from.
@@ -71,7 +71,7 @@ class ImplicitLayer(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
-        self.solver = Anderson(memory=2) if solver is None else solver
+        self.solver = Anderson(memory=1) if solver is None else solver
         self.gradient = ImplicitDifferentiation() if gradient is None else gradient
         self.well_posed = well_posed
         self.free = nn.ParameterDict(well_posed.initial(state_dim))
@@ -118,7 +118,7 @@ class ImplicitLayer(nn.Module):
     @property
     def A(self) -> Tensor:
         """(S, S), well posed, with its graph to the free parameters."""
-        return self.well_posed.matrix(self.free)
+        return self.well_posed.matrix(dict(self.free.items()))
 
     def forward(self, u: Tensor, *, start: Tensor | None = None) -> ImplicitResult:
         """Values and states.
@@ -179,7 +179,7 @@ class ImplicitLayer(nn.Module):
 
     def _states(self, b_NS: Tensor, start: Tensor | None, strict: bool) -> Found:
         if isinstance(self.well_posed, StrictlyTriangular):
-            x = self.well_posed.states(self.free, self.activation, b_NS)
+            x = self.well_posed.states(dict(self.free.items()), self.activation, b_NS)
             return Found(x, x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int8, device=x.device))
         how = How(engine=self.well_posed.engine(self.solver), activation=self.activation, strict=strict)
         return self._solved(_Equation(self.A, b_NS, start, how))

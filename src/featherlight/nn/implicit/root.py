@@ -130,7 +130,7 @@ class _Root(torch.autograd.Function):
         return None, None, None, *_pulled(lambda *t: ctx.f(x, *t), w, tensors, ctx.needs_input_grad[3:])
 
     @staticmethod
-    def vmap(info: Any, dims: Any, f: Map, how: HowToSolve, start: Tensor, *tensors: Tensor) -> tuple[Any, Any]:
+    def vmap(info: Any, dims: Any, f: Map, how: HowToSolve, start: Tensor, *tensors: Tensor) -> tuple[Any, Any]:  # type: ignore[override]
         size = info.batch_size
         begin = _front(start, dims[2], size).flatten(0, 1)
         found = _Root.apply(_Mapped(f, size, tuple(dims[3:])), how, begin, *tensors)
@@ -161,7 +161,7 @@ class _LinearRoot(torch.autograd.Function):
         return None, None, v, *pulled
 
     @staticmethod
-    def vmap(
+    def vmap(  # type: ignore[override]
         info: Any, dims: Any, linear: _Linear, how: HowToSolve, g: Tensor, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, int]:
         size = info.batch_size

@@ -21,6 +21,7 @@ class Activation:
     slope: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The function of `x`."""
         return self.function(x)
 
 
@@ -61,7 +62,12 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 
 RELU = Activation(function=torch.relu, slope=_step)
+"""max(x, 0), with slope 0 at 0."""
 TANH = Activation(function=torch.tanh, slope=_tanh_slope)
+"""The hyperbolic tangent."""
 SIGMOID = Activation(function=torch.sigmoid, slope=_sigmoid_slope)
+"""1 / (1 + exp(-x)), with slopes of at most 1/4."""
 ELU = Activation(function=torch.nn.functional.elu, slope=_elu_slope)
+"""x above 0 and exp(x) - 1 below."""
 IDENTITY = Activation(function=torch.clone, slope=torch.ones_like)
+"""x itself: a linear system."""

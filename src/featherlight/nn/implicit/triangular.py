@@ -20,7 +20,7 @@ from featherlight.nn.implicit.activations import Activation
 class StrictlyTriangular:
     """A is nought on and below its diagonal blocks; well posed whatever its size, without solver or projection.
 
-    The free parameters are the blocks' rows right of the diagonal, so there are none that do nothing.
+    The free parameters are the blocks' rows right of the diagonal, so there are none that do nothing; the last has none.
 
     Args:
         block_sizes: rows of each block, from the first, whose states depend on all others, to the last.
@@ -40,10 +40,9 @@ class StrictlyTriangular:
     def initial(self, state_dim: int) -> dict[str, Tensor]:
         """As linear layers from all later blocks."""
         self._check(state_dim)
-        rows = self._rows()
         return {
-            _name(k): torch.empty(stop - start, state_dim - stop).uniform_(-1, 1) * (state_dim - stop) ** -0.5
-            for k, (start, stop) in enumerate(rows[:-1])
+            _name(k): torch.empty(stop - start, state_dim - stop).uniform_(-1, 1) * max(1, state_dim - stop) ** -0.5
+            for k, (start, stop) in enumerate(self._rows())
         }
 
     def parameters_of(self, a: Tensor) -> dict[str, Tensor]:
@@ -59,18 +58,12 @@ class StrictlyTriangular:
                 f"{float(rest[row, column]):.4g}, and all on and below the diagonal blocks must be 0. Reorder the states, choose "
                 "other blocks, or use RowProjection()."
             )
-        return {_name(k): a[start:stop, stop:].clone() for k, (start, stop) in enumerate(self._rows()[:-1])}
+        return {_name(k): a[start:stop, stop:].clone() for k, (start, stop) in enumerate(self._rows())}
 
     def matrix(self, free: Mapping[str, Tensor]) -> Tensor:
         """A, (S, S), with its zeros."""
-        parts = []
-        for k, (start, stop) in enumerate(self._rows()):
-            last = k == len(self.block_sizes) - 1
-            block = parts[0].new_zeros(stop - start, 0) if last and parts else None if last else free[_name(k)]
-            if block is None:
-                return torch.zeros(stop, stop)
-            parts.append(torch.nn.functional.pad(block, (stop, 0)))
-        return torch.cat(parts)
+        rows = enumerate(self._rows())
+        return torch.cat([torch.nn.functional.pad(free[_name(k)], (stop, 0)) for k, (_, stop) in rows])
 
     def states(self, free: Mapping[str, Tensor], activation: Activation, b: Tensor) -> Tensor:
         """x of x = phi(A x + b), exactly.
@@ -83,8 +76,8 @@ class StrictlyTriangular:
         Cost: half of one product of (N, S) with (S, S), and N S numbers copied for each two blocks.
         """
         parts = b.split(self.block_sizes, dim=-1)
-        later = activation(parts[-1])
-        for k in range(len(parts) - 2, -1, -1):
+        later = b[:, :0]
+        for k in range(len(parts) - 1, -1, -1):
             block = activation(torch.addmm(parts[k], later, free[_name(k)].mT))
             later = torch.cat((block, later), -1)
         return later

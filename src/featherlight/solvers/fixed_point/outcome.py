@@ -18,7 +18,9 @@ class Status(IntEnum):
     """How the search for one sample's fixed point ended."""
 
     CONVERGED = 0
+    """The residual is at most the tolerance."""
     STEPS_EXHAUSTED = 1
+    """It was not after `max_steps` evaluations of the map."""
     DIVERGED = 2
     """Values beyond the dtype after a finite first step."""
     BROKEN_INPUT = 3

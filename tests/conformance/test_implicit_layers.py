@@ -59,7 +59,7 @@ TABLE: dict[str, Row] = {
     "projection, Picard": Row(well_posed=RowProjection(), solver=Picard(), activation=TANH),
     "projection, Broyden": Row(well_posed=RowProjection(), solver=Broyden(), activation=leaky_relu(0.1)),
     "rescaling": Row(well_posed=RowRescaling(), activation=ELU),
-    "monotone operator": Row(well_posed=MonotoneOperator()),
+    "monotone operator": Row(well_posed=MonotoneOperator(margin=0.5)),
     "monotone operator, Anderson": Row(well_posed=MonotoneOperator(), solver=Anderson(memory=6), activation=SIGMOID),
     "unconstrained": Row(well_posed=Unconstrained(), activation=SIGMOID),
     "triangular": Row(well_posed=StrictlyTriangular(block_sizes=(2, 1, 2)), activation=TANH),

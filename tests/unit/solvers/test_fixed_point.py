@@ -99,6 +99,8 @@ def test_a_map_that_does_not_contract_is_never_returned_in_silence() -> None:
         FixedPointError, match=r"left the range of torch.float64 for samples 0, 1, 2, 3, 4, ... \(9 of 9\)"
     ):
         outcome.unwrap()
+    growing = Picard(max_steps=1500)(lambda x: 1.7 * x + inputs, torch.zeros_like(inputs))
+    assert (growing.status == Status.DIVERGED).all()
     turning = Picard(max_steps=50)(lambda x: 1 - x, torch.full((2, 3), 0.2))
     assert (turning.status == Status.STEPS_EXHAUSTED).all()
     with pytest.raises(

@@ -38,11 +38,11 @@ def iterate(
 
     A sample's value is fixed at the first check at which it is converged, so that it does not depend on how long others
     of its batch take. Residuals are looked at in the first step, in every `check_every`-th and in the last one, and only
-    then the device is waited for.
+    then the device is waited for. Autocast is off, as its products end far above any tolerance.
     """
     _check_start(start)
     tolerance = _TOLERANCES.get(start.dtype, _HALF_TOLERANCE) if tolerance is None else tolerance
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(start.device.type, enabled=False):
         watch = _Watch(tolerance, max_steps)
         x = start.flatten(1)
         for step in range(1, max_steps + 1):
@@ -58,7 +58,10 @@ def iterate(
 
 
 class _Watch:
-    """Which samples are done, and their values; until the first one is, nothing is kept."""
+    """Which samples are done, and their values; until the first one is, nothing is kept.
+
+    A residual is NaN where the state or its size is beyond the dtype.
+    """
 
     def __init__(self, tolerance: float, max_steps: int) -> None:
         self.tolerance = tolerance
@@ -69,7 +72,7 @@ class _Watch:
     def all_done(self, x_NF: Tensor, fx_NF: Tensor, step: int) -> bool:
         """Takes in the newest values of the samples that were open, and closes those that are converged or broken."""
         size = torch.linalg.vector_norm(fx_NF, dim=1)
-        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp_(min=_FLOOR)
+        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR) + 0 * size
         if self.found is None and len(residual) > 0:
             least, most = (float(end) for end in residual.aminmax())
             if self.tolerance < least and most < float("inf") and step < self.max_steps:

@@ -100,5 +100,5 @@ class FixedPointSolver(Protocol):
     """Finds x = f(x) for each sample of a batch; a frozen part that keeps nothing between calls."""
 
     def __call__(self, f: Callable[[Tensor], Tensor], start: Tensor, /) -> FixedPoint:
-        """Searches from `start`, (N, ...); `f` maps each sample on its own. No graph is recorded."""
+        """Searches from `start`, (N, ...); `f` maps each sample on its own, without a graph and autocast."""
         ...

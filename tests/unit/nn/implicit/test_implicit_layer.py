@@ -1,6 +1,6 @@
 """The implicit layer: well-posed sets, triangular models, warm starts, and what it says to bad input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,6 +22,13 @@ from featherlight.nn.implicit import (
     leaky_relu,
 )
 from featherlight.solvers import Anderson, FixedPointError, Picard, Status
+
+
+@pytest.fixture(autouse=True)
+def _same_initial_weights() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

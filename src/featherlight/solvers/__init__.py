@@ -1,5 +1,14 @@
 """Functions of tensors that solve a problem; they know no Module."""
 
+from featherlight.solvers.fixed_point import (
+    Anderson,
+    Broyden,
+    FixedPoint,
+    FixedPointError,
+    FixedPointSolver,
+    Picard,
+    Status,
+)
 from featherlight.solvers.linear_head import LinearHead, fit_classifier, fit_regression
 from featherlight.solvers.projections import (
     project_box,
@@ -27,13 +36,20 @@ __all__ = [
     "ADMM",
     "FISTA",
     "ActiveSet",
+    "Anderson",
+    "Broyden",
+    "FixedPoint",
+    "FixedPointError",
+    "FixedPointSolver",
     "FrankWolfe",
     "LinearHead",
+    "Picard",
     "Relaxation",
     "SimplexMethod",
     "SimplexProblem",
     "SimplexSolution",
     "SimplexStatus",
+    "Status",
     "fit_classifier",
     "fit_regression",
     "greedy_mixture",

@@ -139,7 +139,7 @@ class _ByNewton(torch.autograd.Function):
         return None, None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Any, x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> tuple[Tensor, int]:  # type: ignore[override]
         dim = dim % (x.ndim - (in_dims[0] is not None))
         x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
         if in_dims[1] is not None:

@@ -13,9 +13,8 @@ from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
 from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learner, Learning
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
-from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
-from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
 from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
+from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout

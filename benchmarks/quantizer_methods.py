@@ -17,6 +17,7 @@ from featherlight.nn.vector_quantizers import (
     ProjectedQuantizer,
     Quantized,
     Quantizer,
+    Relaxed,
     ReplaceDead,
     ResidualQuantizer,
     RotationTrick,
@@ -209,6 +210,7 @@ METHODS: dict[str, Method] = {
             for one in (0.1, 0.25, 1.0)
         }
     ),
+    "SCQ, relaxed": _mixtures(Relaxed()),
     "SCQ, exact": _mixtures(Exact()),
     "SCQ, k = 2": _mixtures(Sparse(2)),
     "SCQ, k = 4": _mixtures(Sparse(4)),

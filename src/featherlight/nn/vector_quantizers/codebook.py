@@ -50,7 +50,7 @@ class Codebook(nn.Module):
 
     Attributes:
         weight: (B * K, F); (K, F) for a single book. Random from torch's own generator at first: normal, of length about 1.
-        batches: (), int64; how many batches `start` has seen.
+        batches: (), int64; how many batches `start` has seen, at most those of `init`.
 
     Raises:
         ValueError: fewer than 2 codes, or sizes below 1.
@@ -85,6 +85,7 @@ class Codebook(nn.Module):
             self.register_buffer("weight", weight)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._waits = init is not None
+        self.register_load_state_dict_post_hook(_look_whether_codes_wait)
 
     @property
     def waits(self) -> bool:
@@ -108,8 +109,9 @@ class Codebook(nn.Module):
         """
         assert self.init is not None
         with torch.no_grad():
-            self.batches.add_(1)
-            start = self.init(self.books, rows_BNF, mask_N, self.batches)
+            number = self.batches + 1
+            self.batches.copy_(number.clamp(max=self.init.batches))
+            start = self.init(self.books, rows_BNF, mask_N, number)
             self.weight.copy_(start.codes_BKF.reshape_as(self.weight))
         if self.init.batches == 1:
             self._waits = False
@@ -126,15 +128,14 @@ class Codebook(nn.Module):
         """The codes at `indices` of `weight`, any shape; masked positions (-1) give 0."""
         return look_up(self.weight, indices)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        if f"{prefix}batches" in state_dict:
-            self._waits = self.init is not None and int(state_dict[f"{prefix}batches"]) < self.init.batches
-
     def extra_repr(self) -> str:
         """Sizes, for `print`."""
         books = f", num_books={self.num_books}" if self.num_books > 1 else ""
         return f"num_codes={self.num_codes}, dim={self.dim}{books}, learnable={self.learnable}, init={self.init}"
+
+
+def _look_whether_codes_wait(codebook: Codebook, _: object) -> None:
+    codebook._waits = codebook.init is not None and int(codebook.batches) < codebook.init.batches
 
 
 def look_up(codes: Float[Tensor, "K F"], indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:

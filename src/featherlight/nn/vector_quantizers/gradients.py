@@ -4,12 +4,11 @@ Legend of shapes: ... are rows, F features.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 _TINY = 1e-12
 
@@ -28,9 +27,7 @@ class StraightThrough:
 
     def __call__(self, rows: Float[Tensor, "... F"], chosen: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
         """See `GradientEstimator`."""
-        if not (torch.is_grad_enabled() and rows.requires_grad):
-            return chosen.detach()
-        return _apply(_StraightThrough, rows, chosen.detach())
+        return _with_gradient_of(rows, chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,49 +45,20 @@ class RotationTrick:
         """See `GradientEstimator`."""
         if not (torch.is_grad_enabled() and rows.requires_grad):
             return chosen.detach()
-        return _apply(_Rotation, rows, chosen.detach())
-
-
-def _apply(function: type[torch.autograd.Function], rows: Tensor, chosen: Tensor) -> Tensor:
-    return function.apply(rows, chosen)  # pyright: ignore[reportReturnType]
-
-
-class _StraightThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: Tensor, chosen: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return chosen.clone()
-
-    @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad, None
-
-
-class _Rotation(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: Tensor, chosen: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return chosen.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, chosen = ctx.saved_tensors
-        row_norm, code_norm = rows.norm(dim=-1, keepdim=True), chosen.norm(dim=-1, keepdim=True)
-        u, q = rows / row_norm.clamp(min=_TINY), chosen / code_norm.clamp(min=_TINY)
+        row, code = rows.detach(), chosen.detach()
+        row_norm, code_norm = row.norm(dim=-1, keepdim=True), code.norm(dim=-1, keepdim=True)
+        u, q = row / row_norm.clamp(min=_TINY), code / code_norm.clamp(min=_TINY)
         between = torch.nn.functional.normalize(u + q, dim=-1, eps=1e-6)
-        turned = grad - 2 * between * _dot(between, grad) + 2 * u * _dot(q, grad)
+        turned = rows - 2 * between * _dot(between, rows) + 2 * q * _dot(u, rows)
         scaled = turned * (code_norm / row_norm.clamp(min=_TINY))
-        return torch.where((row_norm > _TINY) & (code_norm > _TINY), scaled, grad), None
+        return _with_gradient_of(torch.where((row_norm > _TINY) & (code_norm > _TINY), scaled, rows), chosen)
+
+
+def _with_gradient_of(source: Tensor, values: Tensor) -> Tensor:
+    """`values` to the last bit, with the gradient of `source`."""
+    if not (torch.is_grad_enabled() and source.requires_grad):
+        return values.detach()
+    return values.detach() + (source - source.detach())
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

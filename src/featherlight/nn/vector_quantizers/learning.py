@@ -17,6 +17,8 @@ from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.kmeans import Start
 from featherlight.nn.vector_quantizers.processes import num_processes, sum_over_processes
 
+_UNUSED = 1e-3  # rows a batch, under which a moving average says nothing any more
+
 
 class Assigned(NamedTuple):
     """One training batch and the codes of its rows.
@@ -62,14 +64,16 @@ class EmaUpdate:
     """Codes are moving averages of the rows they stood for.
 
     Args:
-        decay: share of the past that stays at each batch, in [0, 1).
-        eps: rows that are added to the count of each code before it divides, so that unused codes stay finite.
+        decay: share of the past that stays at each batch, in [0, 1). 0.9 follows an encoder that learns; 0.99, which is
+            common, lags behind it.
+        eps: rows that are added to the count of each code before it divides.
         replace: what becomes of codes without use; None leaves them.
 
-    Source: van den Oord et al. 2017, appendix A.1; the counts smoothed as in its published code.
+    Source: van den Oord et al. 2017, appendix A.1; the counts smoothed as in its published code. There, codes without use
+    shrink to 0 in the end; here they stay.
     """
 
-    decay: float = 0.99
+    decay: float = 0.9
     eps: float = 1e-5
     replace: ReplaceDead | None = None
 
@@ -162,7 +166,8 @@ class EmaLearner(Learner):
         counts, sums = _totals(codebook, batch)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.part.decay)
         self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.part.decay)
-        codebook.weight.copy_(self.sums / self._smoothed(codebook)[:, None])
+        means = self.sums / self._smoothed(codebook)[:, None]
+        codebook.weight.copy_(torch.where(self.counts[:, None] < _UNUSED, codebook.weight, means))
         if self.part.replace is not None:
             dead, rows = _replace(self.part.replace, codebook, self.counts, batch, self.steps)
             self.sums.copy_(torch.where(dead[:, None], rows * self.part.replace.threshold, self.sums))

@@ -165,6 +165,17 @@ def test_dead_codes_start_again_at_rows_and_others_stay() -> None:
     assert torch.equal(layer.learner.steps, torch.tensor(8))
 
 
+def test_codes_without_use_stay_where_they_are() -> None:
+    layer = VectorQuantizer(Codebook(4, 3, init=None), learn=EmaUpdate(decay=0.5))
+    far = torch.full((3,), 50.0)
+    layer.codebook.weight[3] = far
+    layer.learner.sums[3] = far
+    for seed in range(60):
+        layer(_rows(20, 3, seed=seed))
+    assert layer.learner.counts[3] < 1e-9
+    torch.testing.assert_close(layer.codebook.weight[3], far, rtol=0.02, atol=0.0)
+
+
 def test_one_state_and_batch_give_one_outcome() -> None:
     states = []
     for seed in (0, 1):

@@ -1,0 +1,86 @@
+"""Compiled without breaks, exported, and run by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featherlight.nn.vector_quantizers import (
+    Codebook,
+    Cosine,
+    EmaUpdate,
+    GradientUpdate,
+    KMeans,
+    ReplaceDead,
+    RotationTrick,
+    VectorQuantizer,
+)
+
+
+def _quantizers() -> dict[str, VectorQuantizer]:
+    """Each part at least once."""
+    replace = ReplaceDead(threshold=2.0)
+    return {
+        "ema": VectorQuantizer(Codebook(16, 6, init=KMeans(batches=3)), channel_axis=1),
+        "replace": VectorQuantizer(Codebook(40, 6), learn=EmaUpdate(replace=replace), channel_axis=1),
+        "heads": VectorQuantizer(
+            Codebook(8, 3, num_books=2), heads=2, assign=Cosine(), gradient=RotationTrick(), channel_axis=1
+        ),
+        "shared": VectorQuantizer(
+            Codebook(8, 3, learnable=True), heads=2, learn=GradientUpdate(replace=replace), channel_axis=1
+        ),
+        "many": VectorQuantizer(Codebook(5000, 6, init=None), channel_axis=1),
+    }
+
+
+def _train(layer: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    outcomes = []
+    for x, mask in batches:
+        x = x.clone().requires_grad_()
+        values, codes, aux_loss = layer(x, mask=mask)
+        ((values * x.detach()).sum() + aux_loss).backward()
+        outcomes += [values.detach(), codes.indices, aux_loss.detach(), x.grad]
+    return outcomes
+
+
+@pytest.mark.parametrize("name", _quantizers())
+def test_compiling_breaks_no_graph_and_changes_nothing(name: str) -> None:
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 6, 5, 5)] * 5
+    batches = [(torch.randn(s, generator=generator), torch.rand(4, 5, 5, generator=generator) > 0.2) for s in shapes]
+    torch.manual_seed(0)
+    eager = _quantizers()[name]
+    torch.manual_seed(0)
+    layer = _quantizers()[name]
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for expected, found in zip(_train(eager, batches), _train(compiled, batches), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(layer.state_dict(), eager.state_dict())
+    x, _ = batches[0]
+    with torch.no_grad():
+        assert torch.equal(compiled.eval()(x).values, eager.eval()(x).values)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter warns of itself
+@pytest.mark.parametrize("name", ["ema", "heads", "many"])
+def test_onnx_runtime_gives_the_same_codes_for_any_number_of_images(name: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), _quantizers()[name]).eval()
+    x = torch.randn(2, 2, 7, 7, generator=torch.Generator().manual_seed(0))
+    images = torch.export.Dim("images", min=1, max=64)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: images},))
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(exported, (x,), str(path), verbose=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    many = torch.randn(9, 2, 7, 7, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(many)
+        values, codes, _ = exported.module()(many)
+    assert torch.equal(codes.indices, expected.codes.indices)
+    torch.testing.assert_close(values, expected.values)
+    outputs = session.run(None, {session.get_inputs()[0].name: many.numpy()})
+    np.testing.assert_array_equal(outputs[1], expected.codes.indices.numpy())
+    np.testing.assert_allclose(outputs[0], expected.values.numpy(), rtol=1e-5, atol=1e-6)

@@ -12,6 +12,7 @@ from featherlight.nn.vector_quantizers import (
     Cosine,
     DiVeQ,
     EmaUpdate,
+    EntropyBalancing,
     EntropyLoss,
     Exact,
     FiniteScalarQuantizer,
@@ -43,7 +44,8 @@ class Row:
     Attributes:
         kind: its class.
         make: takes `channel_axis`, and draws initial weights from torch's own generator.
-        onnx: whether it is exported; a few stand for all, since each takes seconds.
+        onnx: whether it is exported; a few stand for all, since it takes seconds.
+        compiled: whether it is compiled; not where a part and its whole are, each by itself.
         counted: whether the number of its codes is counted.
         fresh: whether the first compiled step is the one in which codes start from data.
     """
@@ -52,6 +54,7 @@ class Row:
     make: Callable[..., Any]
     onnx: bool = False
     counted: bool = True
+    compiled: bool = True
     fresh: bool = False
 
 
@@ -99,17 +102,17 @@ TABLE: dict[str, Row] = {
         make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Exact(), **o),
         counted=False,
     ),
-    "SCQ of two codes": Row(
-        kind=SoftConvexQuantizer,
-        make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Sparse(2), **o),
-        onnx=True,
-        counted=False,
-    ),
-    "SCQ of three codes on a grid": Row(
+    "SCQ of two codes on a grid": Row(
         kind=SoftConvexQuantizer,
         make=lambda **o: SoftConvexQuantizer(
-            _data(learnable=True), mixing=Sparse(3), weight_grid=WeightGrid(bits=3), gradient=StraightThrough(), **o
+            _data(learnable=True),
+            mixing=Sparse(3),
+            weight_grid=WeightGrid(bits=3),
+            gradient=StraightThrough(),
+            balancing=EntropyBalancing(),
+            **o,
         ),
+        onnx=True,
         counted=False,
     ),
     "residual SCQ": Row(
@@ -118,6 +121,7 @@ TABLE: dict[str, Row] = {
             [SoftConvexQuantizer(_data(learnable=True), mixing=Sparse(2)) for _ in range(2)], **o
         ),
         counted=False,
+        compiled=False,
     ),
     "residual VQ": Row(
         kind=ResidualQuantizer, make=lambda **o: ResidualQuantizer([_plain(), _plain()], **o), onnx=True

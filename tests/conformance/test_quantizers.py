@@ -21,11 +21,9 @@ from tests.conformance.quantizers_in_processes import train
 
 ROOT = Path(__file__).parents[2]
 every = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
-exported = pytest.mark.parametrize(
-    "row", [row for row in TABLE.values() if row.onnx], ids=[n for n, r in TABLE.items() if r.onnx]
-)
-counted = pytest.mark.parametrize(
-    "row", [row for row in TABLE.values() if row.counted], ids=[n for n, r in TABLE.items() if r.counted]
+counted, compiled = (
+    pytest.mark.parametrize("row", [TABLE[name] for name in names], ids=names)
+    for names in ([n for n, row in TABLE.items() if row.counted], [n for n, row in TABLE.items() if row.compiled])
 )
 
 
@@ -186,47 +184,54 @@ def test_copies_go_their_own_way_and_no_global_generator_is_read(row: Row) -> No
     assert_same(run(layer, x), changed)
 
 
-@every
+@compiled
 @pytest.mark.filterwarnings("ignore:.*autograd.Function:DeprecationWarning")  # of torch.compile about itself
 def test_nothing_breaks_the_graph(row: Row) -> None:
     x, mask = vectors(4, 6, DIM), some_mask(4, 6)
     plain = make(row) if row.fresh else trained(row)
-    compiled = copy.deepcopy(plain)
+    traced = copy.deepcopy(plain)
     torch.compiler.reset()
-    fast: Any = torch.compile(compiled, fullgraph=True, backend="eager")
+    fast: Any = torch.compile(traced, fullgraph=True, backend="eager")
     for training in (True, True, False):
         plain.train(training)
-        compiled.train(training)
+        traced.train(training)
         for one, other in zip(run(plain, x, mask), run(fast, x, mask), strict=True):
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
-@exported
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch about itself
-def test_the_exported_layer_gives_the_same_codes(row: Row, tmp_path: Path) -> None:
-    layer = trained(row, channel_axis=1).eval()
-    x = vectors(2, DIM, 3)
-    program = torch.onnx.export(_Flat(layer).eval(), (x,), dynamo=True, verbose=False)
+def test_exported_layers_give_the_same_codes_for_any_batch(tmp_path: Path) -> None:
+    layers = {name: trained(row, channel_axis=1).eval() for name, row in TABLE.items() if row.onnx}
+    together = _SideBySide(list(layers.values())).eval()
+    batch = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.onnx.export(together, (vectors(2, DIM, 3),), dynamo=True, dynamic_shapes=batch, verbose=False)
     assert program is not None
-    program.save(tmp_path / "layer.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
-    got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    program.save(tmp_path / "layers.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "layers.onnx")
+    x = vectors(7, DIM, 3, seed=1)
+    got = [torch.from_numpy(one) for one in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
     with torch.no_grad():
-        for one, other in zip(_Flat(layer)(x), got, strict=True):
-            torch.testing.assert_close(torch.from_numpy(other), one, rtol=1e-5, atol=1e-6)
+        for name, layer in layers.items():
+            for expected in _tensors_of(layer, x):
+                torch.testing.assert_close(got.pop(0), expected, rtol=1e-5, atol=1e-6, msg=f"{name}: {{}}".format)
+    assert got == []
 
 
-class _Flat(torch.nn.Module):
-    """Results as tensors, for files that know no tuples within tuples."""
+class _SideBySide(torch.nn.Module):
+    """Results of several layers as tensors, so that all are exported at once."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layers: list[Any]) -> None:
         super().__init__()
-        self.layer = layer
+        self.layers = torch.nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        values, (indices, weights), _ = self.layer(x)
-        decoded = self.layer.codes_to_values(Codes(indices, weights))
-        return (values, indices, decoded) if weights is None else (values, indices, decoded, weights)
+        return tuple(tensor for layer in self.layers for tensor in _tensors_of(layer, x))
+
+
+def _tensors_of(layer: Any, x: Tensor) -> list[Tensor]:
+    values, codes, _ = layer(x)
+    some = [values, codes.indices, layer.codes_to_values(codes)]
+    return some if codes.weights is None else [*some, codes.weights]
 
 
 @every

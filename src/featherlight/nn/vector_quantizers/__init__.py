@@ -3,7 +3,7 @@
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest, nearest_codes
 from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, DataInit, codebook_parameter_groups
-from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions, load_vector_quantize
+from featherlight.nn.vector_quantizers.compatibility import VectorQuantizeOptions
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.diveq import DiVeQ
 from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantizer
@@ -13,7 +13,10 @@ from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
 from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
-from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
+from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
+from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learner, Learning
+from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
@@ -25,6 +28,7 @@ from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
 from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
 
 __all__ = [
+    "Assigned",
     "Assignment",
     "Balancing",
     "Codebook",
@@ -43,6 +47,7 @@ __all__ = [
     "GroupedQuantizer",
     "GumbelQuantizer",
     "KMeans",
+    "Learner",
     "Learning",
     "LookupFreeQuantizer",
     "Mixing",
@@ -51,6 +56,7 @@ __all__ = [
     "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "Relaxed",
     "ReplaceDead",
     "ResidualQuantizer",
     "RotationTrick",
@@ -59,6 +65,7 @@ __all__ = [
     "Sparse",
     "StageDropout",
     "StageUsage",
+    "Start",
     "StraightThrough",
     "Usage",
     "VectorQuantizeOptions",

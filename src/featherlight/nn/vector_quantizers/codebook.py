@@ -85,6 +85,7 @@ class Codebook(nn.Module):
             self.register_buffer("weight", weight)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._waits = init is not None
+        self.register_load_state_dict_post_hook(_look_whether_codes_wait)
 
     @property
     def waits(self) -> bool:
@@ -127,15 +128,14 @@ class Codebook(nn.Module):
         """The codes at `indices` of `weight`, any shape; masked positions (-1) give 0."""
         return look_up(self.weight, indices)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        if f"{prefix}batches" in state_dict:
-            self._waits = self.init is not None and int(state_dict[f"{prefix}batches"]) < self.init.batches
-
     def extra_repr(self) -> str:
         """Sizes, for `print`."""
         books = f", num_books={self.num_books}" if self.num_books > 1 else ""
         return f"num_codes={self.num_codes}, dim={self.dim}{books}, learnable={self.learnable}, init={self.init}"
+
+
+def _look_whether_codes_wait(codebook: Codebook, _: object) -> None:
+    codebook._waits = codebook.init is not None and int(codebook.batches) < codebook.init.batches
 
 
 def look_up(codes: Float[Tensor, "K F"], indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:

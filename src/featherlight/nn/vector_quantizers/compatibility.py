@@ -1,25 +1,16 @@
-"""What users of vector-quantize-pytorch bring along: option names, and saved weights.
-
-Legend of shapes: B codebooks, K codes, F features of a code.
-"""
+"""The option names that users of vector-quantize-pytorch know, and the parts that they stand for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from featherlight.nn.vector_quantizers.assignment import Assignment, Cosine, Nearest
 from featherlight.nn.vector_quantizers.codebook import Codebook
 from featherlight.nn.vector_quantizers.dead_codes import ReplaceDead
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.kmeans import KMeans
-from featherlight.nn.vector_quantizers.learning import EmaLearner, EmaUpdate, GradientUpdate, Learning
-from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
-
-if TYPE_CHECKING:
-    from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
+from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "commitment_use_cross_entropy_loss": (False,),
@@ -178,53 +169,3 @@ def read_options(options: Mapping[str, object]) -> VectorQuantizeOptions:
                 f"`{name}={value!r}` has no counterpart here. {_INSTEAD.get(name, 'Leave it away.')}".strip()
             )
     return VectorQuantizeOptions(**known)  # pyright: ignore[reportArgumentType]
-
-
-def load_vector_quantize(quantizer: "VectorQuantizer | ProjectedQuantizer", state: Mapping[str, Tensor]) -> None:
-    """Takes over the weights of a VectorQuantize of vector-quantize-pytorch, with its statistics.
-
-    Args:
-        quantizer: made by `VectorQuantizer.from_options` with the options of the other.
-        state: its `state_dict()`. Files of it are best saved and read with safetensors.
-
-    Raises:
-        ValueError: names or shapes do not belong to such a quantizer.
-    """
-    inner = quantizer.quantizer if isinstance(quantizer, ProjectedQuantizer) else quantizer
-    targets = dict(_codebook_targets(inner))  # pyright: ignore[reportArgumentType]
-    if isinstance(quantizer, ProjectedQuantizer):
-        for name in ("project_in", "project_out"):
-            for kind, tensor in getattr(quantizer, name).named_parameters():
-                targets[f"{name}.{kind}"] = tensor
-    unused = {"_codebook.initted", "_codebook.cluster_size", "_codebook.embed_avg", "zero"}
-    missing, unknown = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys() - unused)
-    if missing or unknown:
-        raise ValueError(
-            "The weights are not those of a VectorQuantize with the options of this quantizer: "
-            + "; ".join(
-                f"{word} {', '.join(names)}"
-                for word, names in (("missing", missing), ("not expected", unknown))
-                if names
-            )
-            + ". Make the quantizer with the same options."
-        )
-    wrong = [name for name, tensor in targets.items() if state[name].numel() != tensor.numel()]
-    if wrong:
-        raise ValueError(
-            f"`{wrong[0]}` has the shape {tuple(state[wrong[0]].shape)}, which does not fit this quantizer's "
-            f"{tuple(targets[wrong[0]].shape)}. Make the quantizer with the same sizes and heads."
-        )
-    with torch.no_grad():
-        for name, tensor in targets.items():
-            tensor.copy_(state[name].reshape(tensor.shape))
-    inner.codebook.mark_started(bool(state.get("_codebook.initted", True)))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _codebook_targets(quantizer: "VectorQuantizer") -> dict[str, Tensor]:
-    book, learner = quantizer.codebook, quantizer.learner
-    targets = {
-        "_codebook.embed": book.weight,
-    }
-    if isinstance(learner, EmaLearner):
-        targets |= {"_codebook.cluster_size": learner.counts, "_codebook.embed_avg": learner.sums}
-    return targets

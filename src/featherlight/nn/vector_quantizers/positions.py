@@ -50,7 +50,7 @@ class Positions(NamedTuple):
             return rows
         return rows.masked_fill(~self.mask_N.reshape(-1, *(1,) * (rows.ndim - 1)), other)
 
-    def count(self) -> Tensor:
+    def count(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """How many rows count, over all processes; (), dtype of the rows. For training."""
         if self.mask_N is None:
             count = self.rows_NF.new_full((), self.rows_NF.shape[0])

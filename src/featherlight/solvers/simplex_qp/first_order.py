@@ -69,8 +69,8 @@ class ADMM:
     """Splitting into the least-squares problem, solved by one F x F factor, and the simplex.
 
     Args:
-        penalty: of the difference between both parts, in the unit of `strength`; None is the geometric mean of the
-            curvature's bounds, the best for a strongly convex quadratic.
+        penalty: of the difference between both parts, in the unit of `strength`; None is the codes' mean squared length,
+            or the geometric mean of the curvature's bounds where that is larger.
         tolerance: of the duality gap, in parts of ||z||^2 plus the codes' mean squared length.
         max_steps: after which a row ends with status STEP_LIMIT.
 
@@ -93,7 +93,8 @@ class ADMM:
         with torch.no_grad():
             centred = centre(problem.z_NF, problem.codebook_KF)
             strength = float(problem.strength)
-            penalty = self.penalty or ((largest_curvature(centred) + strength) * strength) ** 0.5
+            balanced = ((largest_curvature(centred) + strength) * strength) ** 0.5
+            penalty = self.penalty or max(balanced, float(centred.scale))
             solver = _RidgeSolver(centred.codebook_KF, strength + penalty)
 
             def begin(programs: Programs) -> State:

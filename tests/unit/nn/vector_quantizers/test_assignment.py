@@ -1,10 +1,13 @@
 """The nearest code, however the search is cut into pieces."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from featherlight.nn.vector_quantizers import assignment
+from featherlight.nn.vector_quantizers import Codebook, EmaUpdate, ReplaceDead, VectorQuantizer, assignment
 from featherlight.nn.vector_quantizers.assignment import Cosine, Nearest
 
 
@@ -46,3 +49,27 @@ def test_of_equally_near_codes_the_first_is_taken(monkeypatch: pytest.MonkeyPatc
 
 def test_no_rows_have_no_codes() -> None:
     assert Nearest()(torch.zeros(0, 3), torch.zeros(512, 3)).shape == (0,)
+
+
+class _LargestResult(TorchDispatchMode):
+    """Watches the elements of every tensor that any operator makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_no_matrix_of_rows_by_codes_is_ever_made() -> None:
+    torch.set_num_threads(1)
+    layer = VectorQuantizer(Codebook(16_384, 4, init=None), learn=EmaUpdate(replace=ReplaceDead()))
+    x = torch.randn(2048, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with _LargestResult() as largest:
+        values, _, aux_loss = layer(x)
+        (values.sum() + aux_loss).backward()
+        layer.eval()(x)
+    assert 16_384 * 4 <= largest.elements <= 2048 * 16_384 // 16

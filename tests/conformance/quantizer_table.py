@@ -12,6 +12,7 @@ from featherlight.nn.vector_quantizers import (
     Cosine,
     DiVeQ,
     EmaUpdate,
+    EntropyBalancing,
     EntropyLoss,
     Exact,
     FiniteScalarQuantizer,
@@ -104,7 +105,12 @@ TABLE: dict[str, Row] = {
     "SCQ of two codes on a grid": Row(
         kind=SoftConvexQuantizer,
         make=lambda **o: SoftConvexQuantizer(
-            _data(learnable=True), mixing=Sparse(2), weight_grid=WeightGrid(bits=3), gradient=StraightThrough(), **o
+            _data(learnable=True),
+            mixing=Sparse(3),
+            weight_grid=WeightGrid(bits=3),
+            gradient=StraightThrough(),
+            balancing=EntropyBalancing(),
+            **o,
         ),
         onnx=True,
         counted=False,

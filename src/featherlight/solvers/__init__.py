@@ -9,20 +9,27 @@ from featherlight.solvers.projections import (
     project_simplex,
 )
 from featherlight.solvers.simplex_qp import (
+    ADMM,
+    FISTA,
     ActiveSet,
     FrankWolfe,
+    Relaxation,
     SimplexMethod,
     SimplexProblem,
     SimplexSolution,
     SimplexStatus,
     greedy_mixture,
+    mix_greedily,
     solve_simplex_least_squares,
 )
 
 __all__ = [
+    "ADMM",
+    "FISTA",
     "ActiveSet",
     "FrankWolfe",
     "LinearHead",
+    "Relaxation",
     "SimplexMethod",
     "SimplexProblem",
     "SimplexSolution",
@@ -30,6 +37,7 @@ __all__ = [
     "fit_classifier",
     "fit_regression",
     "greedy_mixture",
+    "mix_greedily",
     "project_box",
     "project_l1_ball",
     "project_l2_ball",

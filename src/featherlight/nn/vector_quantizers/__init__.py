@@ -13,7 +13,7 @@ from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
 from featherlight.nn.vector_quantizers.kmeans import KMeans
 from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
-from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Sparse, bits_of
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
 from featherlight.nn.vector_quantizers.residual import ResidualQuantizer, StageDropout
@@ -51,6 +51,7 @@ __all__ = [
     "ProjectedQuantizer",
     "Quantized",
     "Quantizer",
+    "Relaxed",
     "ReplaceDead",
     "ResidualQuantizer",
     "RotationTrick",

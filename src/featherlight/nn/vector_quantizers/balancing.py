@@ -41,7 +41,7 @@ class EntropyBalancing:
     """
 
     weight: float = 0.1
-    temperature: float = 0.5
+    temperature: float = 0.1
     max_rows: int | None = 1024
 
     def __post_init__(self) -> None:
@@ -52,15 +52,16 @@ class EntropyBalancing:
         rows_nF, counted_n = _sample(rows_NF.detach(), mask_N, self.max_rows)
         distances_nK = _distances(rows_nF, codes_KF)
         least_n = distances_nK.detach().amin(1).clamp(min=0)
-        count = sum_over_processes(counted_n.sum()).clamp(min=1)
-        mean_least = sum_over_processes((least_n * counted_n).sum()) / count
+        count = sum_over_processes(counted_n.sum())
+        mean_least = sum_over_processes((least_n * counted_n).sum()) / count.clamp(min=1)
         scale = self.temperature * mean_least.clamp(min=torch.finfo(rows_NF.dtype).tiny)
         shares_nK = torch.softmax(distances_nK / -scale, 1)
-        local_K = counted_n @ shares_nK / count
+        local_K = counted_n @ shares_nK / count.clamp(min=1)
         even_K = num_processes() * local_K
         mean_K = even_K + (sum_over_processes(local_K) - even_K).detach()
-        present = (count > 0) & (mean_K.detach().sum() > 0)
-        return torch.where(present, self.weight * (math.log(len(codes_KF)) + torch.xlogy(mean_K, mean_K).sum()), 0)
+        logs_K = mean_K.clamp(min=torch.finfo(mean_K.dtype).tiny).log()
+        missing = math.log(len(codes_KF)) + (mean_K * logs_K).sum()
+        return torch.where(count > 0, self.weight * missing, 0)
 
 
 def _check(weight: float, temperature: float, max_rows: int | None) -> None:

@@ -138,7 +138,11 @@ class SoftConvexQuantizer(nn.Module):
         return chosen_NF, _estimated(self.gradient or StraightThrough(), rows_NF, chosen_NF), indices_N, None
 
     def _mixed(self, rows_NF: Tensor, codes_KF: Tensor) -> tuple[Tensor, Tensor, Int[Tensor, "N k"], Tensor]:
-        """The mixtures, the values with the gradient that was chosen, the codes and their shares."""
+        """The mixtures as functions of the codes alone, for the loss; the values; the codes and their shares.
+
+        Where vectors get the true gradient, the loss holds the shares fixed: they are the best ones, so that the error does
+        not change with them, but for the part of the strength.
+        """
         strength = relative_strength(self.strength, codes_KF)
         sources_NF = rows_NF if self.gradient is None else rows_NF.detach()
         chosen_NF, indices_Nk, weights_Nk = self.mixing.mix(sources_NF, codes_KF, strength, self.weight_grid)
@@ -147,7 +151,8 @@ class SoftConvexQuantizer(nn.Module):
             chosen_NF = _weighted(weights_Nk, indices_Nk, codes_KF)
             indices_Nk = torch.where(weights_Nk > 0, indices_Nk, -1)
         if self.gradient is None:
-            return chosen_NF, chosen_NF, indices_Nk, weights_Nk
+            held_NF = _weighted(weights_Nk.detach(), indices_Nk, codes_KF) if self.training else chosen_NF
+            return held_NF, chosen_NF, indices_Nk, weights_Nk
         return chosen_NF, _estimated(self.gradient, rows_NF, chosen_NF), indices_Nk, weights_Nk
 
     def _loss(self, positions: Positions, codes_KF: Tensor, chosen_NF: Tensor) -> Tensor:

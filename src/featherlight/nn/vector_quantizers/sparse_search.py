@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, largest_first, move
+from featherlight.solvers.simplex_qp.support import Mixtures, Program, add, at_prior, move, refine
 
-_CPU_CHUNK = 2**16  # prices that are held at a time, for each thread and buffer: they stay in its cache
+_CPU_CHUNK = 2**19  # prices that are held at a time, for each thread and buffer: they stay near its cache
 _DEVICE_CHUNK = 2**26
 _MOVES_A_CODE = 2
+_BLOCK = 32
 
 
 class Search(NamedTuple):
@@ -100,25 +101,19 @@ def _search_rows(program: Program, squares_K: Tensor, z_nF: Tensor, search: Sear
     prior_n, pairs_n2, steps_n = _best_pairs(program, squares_K, z_nF, nearness_nK, search)
     if search.num_mixed == 2:
         steps_n = _best_share(program, z_nF, prior_n, pairs_n2)
-        return prior_n, *largest_first(pairs_n2, torch.stack((1 - steps_n, steps_n), 1))
+        return prior_n, *_largest_first(pairs_n2, torch.stack((1 - steps_n, steps_n), 1))
     slots = search.num_mixed
-    state = Mixtures(
-        pairs_n2.new_full((1, slots), -1).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots).expand(z_nF.shape[0], slots),
-        z_nF.new_zeros(1, slots, slots).expand(z_nF.shape[0], slots, slots),
-    )
-    wanted_n = torch.ones_like(prior_n, dtype=torch.bool)
-    state, _, _ = add(program, state, z_nF, pairs_n2[:, 0], prior_n, wanted_n)
-    first_k = torch.arange(slots, device=z_nF.device) == 0
-    state = state._replace(weights_nk=first_k.to(z_nF.dtype).expand(z_nF.shape[0], slots))
+    state = at_prior(program, z_nF, pairs_n2[:, 0], slots)
+    other_n1 = (pairs_n2[:, :1] != prior_n[:, None]).to(z_nF.dtype)
+    state = state._replace(free_nk=state.free_nk - program.strength * other_n1 * state.by_sum_nk)
     state = _joined(program, state, z_nF, pairs_n2[:, 1], prior_n, steps_n > 0, moves=1)
     for size in range(2, slots):
         line = _best_line(program, squares_K, z_nF, prior_n, _point_of(program, state, prior_n), None)
         last = size == slots - 1
         moves = size if last else _MOVES_A_CODE
         state = _joined(program, state, z_nF, line.code_n, prior_n, line.gain_n > 0, moves=moves)
-    return prior_n, *largest_first(state.indices_nk, state.weights_nk)
+    state = refine(program, state, z_nF, prior_n)
+    return prior_n, *_largest_first(state.indices_nk, state.weights_nk)
 
 
 def _best_pairs(
@@ -126,10 +121,7 @@ def _best_pairs(
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n 2"], Float[Tensor, "n"]]:
     """The nearest code, the best pair with one of the nearest codes, and the share of its second code."""
     num_starts = min(search.num_starts, len(squares_K))
-    if num_starts == 1:
-        starts_ns = nearness_nK.argmax(1, keepdim=True)
-    else:
-        starts_ns = torch.topk(nearness_nK, num_starts, dim=1).indices
+    starts_ns = torch.topk(nearness_nK, num_starts, dim=1).indices
     prior_n = starts_ns[:, 0]
     best_n = first_n = second_n = step_n = None
     for first in starts_ns.unbind(1):
@@ -174,14 +166,15 @@ def _best_line(
     slope_nK = torch.addmm(level_n[:, None], residual_nF, codes_KF.T)
     slope_nK.scatter_add_(1, prior_n[:, None], strength.expand(z_nF.shape[0], 1))
     bend_n = point.values_nF.square().sum(1) + strength * (1 + point.squares_n)
-    curvature_nK = torch.addmm(bend_n[:, None], point.values_nF, codes_KF.T, alpha=-2).add_(squares_K)
+    curvature_nK = torch.addmm(squares_K, point.values_nF, codes_KF.T, alpha=-2).add_(bend_n[:, None])
     step_nK = (slope_nK / curvature_nK).clamp_(0, 1)
     if units is not None:
         step_nK.mul_(units).round_().div_(units)
-    gain_nK = curvature_nK.mul_(step_nK).neg_().add_(slope_nK, alpha=2).mul_(step_nK)
+    gain_nK = torch.addcmul(slope_nK, curvature_nK, step_nK, value=-0.5).mul_(step_nK)
     gain_nK.scatter_(1, point.used_nk, -1.0)
-    gain_n, code_n = gain_nK.max(1)
+    code_n = _argmax(gain_nK)
     step_n = step_nK.gather(1, code_n[:, None])[:, 0]
+    gain_n = 2 * gain_nK.gather(1, code_n[:, None])[:, 0]
     return _Line(code_n, step_n, gain_n)
 
 
@@ -208,3 +201,20 @@ def _joined(
     for _ in range(moves):
         state = move(state).mixtures
     return state
+
+
+def _largest_first(indices_nk: Tensor, weights_nk: Tensor) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Codes in order of falling share, -1 at those without one."""
+    weights_nk, order_nk = torch.topk(weights_nk, weights_nk.shape[1], dim=1)
+    return torch.where(weights_nk > 0, indices_nk.gather(1, order_nk), -1), weights_nk
+
+
+def _argmax(gains_nK: Tensor) -> Int[Tensor, "n"]:
+    """The first greatest entry of each row; blocks first, since a maximum is vectorised on a CPU and its place is not."""
+    num_codes = gains_nK.shape[1]
+    if gains_nK.device.type != "cpu" or num_codes % _BLOCK or torch.compiler.is_compiling():
+        return gains_nK.argmax(1)
+    blocks = gains_nK.view(-1, num_codes // _BLOCK, _BLOCK)
+    block_n11 = blocks.amax(2).argmax(1)[:, None, None]
+    inside_n = blocks.gather(1, block_n11.expand(-1, 1, _BLOCK))[:, 0].argmax(1)
+    return block_n11[:, 0, 0] * _BLOCK + inside_n

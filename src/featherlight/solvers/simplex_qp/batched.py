@@ -16,7 +16,7 @@ from featherlight.solvers.simplex_qp.pricing import (
     rows_at_once,
 )
 from featherlight.solvers.simplex_qp.problem import Found, SimplexProblem, SimplexStatus
-from featherlight.solvers.simplex_qp.support import Program, add, at_prior, largest_first, move
+from featherlight.solvers.simplex_qp.support import Program, add, at_prior, largest_first, move, refine
 
 _COMPACTION = 0.75
 _FIRST_SLOTS = 12
@@ -120,6 +120,8 @@ class _Rows:
         return num_open > 0
 
     def _store(self, which_n: Tensor) -> None:
-        number_n, slots = self.number_n[which_n], self.mixtures.indices_nk.shape[1]
-        self.indices_nk[number_n, :slots] = self.mixtures.indices_nk[which_n]
-        self.weights_nk[number_n, :slots] = self.mixtures.weights_nk[which_n]
+        closing = self.mixtures.rows(which_n)
+        closing = refine(self.program, closing, self.z_nF[which_n], self.prior_n[which_n])
+        number_n, slots = self.number_n[which_n], closing.indices_nk.shape[1]
+        self.indices_nk[number_n, :slots] = closing.indices_nk
+        self.weights_nk[number_n, :slots] = closing.weights_nk

@@ -25,8 +25,8 @@ def kernels_installed() -> bool:
 
 
 def use_kernels(x: Tensor) -> bool:
-    """Whether rows like these are solved by the compiled kernels."""
-    return x.device.type == "cpu" and kernels_installed()
+    """Whether rows like these go through the compiled kernels, which no graph can be traced through."""
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and kernels_installed()
 
 
 def solve_compiled(

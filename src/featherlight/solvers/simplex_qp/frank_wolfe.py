@@ -61,7 +61,7 @@ class FrankWolfe:
         check_max_codes(self.max_codes, len(problem.codebook_KF))
         with torch.no_grad():
             centred = centre(problem.z_NF, problem.codebook_KF)
-            if use_kernels(problem.z_NF) and not torch.compiler.is_compiling():
+            if use_kernels(problem.z_NF):
                 found = _compiled(problem, centred, self.max_codes, certify=True)
             else:
                 found = _batched(problem, centred, self.max_codes)
@@ -80,7 +80,7 @@ def mix_greedily(problem: SimplexProblem, *, max_codes: int) -> tuple[Tensor, In
     """
     with torch.no_grad():
         centred = centre(problem.z_NF, problem.codebook_KF)
-        if use_kernels(problem.z_NF) and not torch.compiler.is_compiling():
+        if use_kernels(problem.z_NF):
             prior_N, indices_Nk, weights_Nk, *_ = _compiled(problem, centred, max_codes, certify=False)
         else:
             prior_N = nearest_codes(centred) if problem.prior_N is None else problem.prior_N

@@ -247,19 +247,20 @@ def _cheapest(m, prior, book, room):
 @compiled
 def _refine(m, prior, book, room):
     """Takes the rounding of the inverse out of the shares, once; nothing where a share would fall below 0."""
-    p_k, by_sum_k, u_k = room.p_k, room.by_sum_k, room.u_k
-    total_by_sum, level = 0.0, 1.0
-    for i in range(m):
-        u_k[i] = 0.0
+    p_k, by_sum_k, u_k, g_k = room.p_k, room.by_sum_k, room.u_k, room.cross_k
+    total_by_sum, mean, level = 0.0, 0.0, 1.0
     for i in range(m):
         code = room.index_k[i]
-        g = book.strength * (p_k[i] - (code == prior))
+        g_k[i], u_k[i] = book.strength * (p_k[i] - (code == prior)), 0.0
         for f in range(room.z_F.shape[0]):
-            g += np.float64(book.code_KF[code, f]) * room.residual_F[f]
+            g_k[i] += np.float64(book.code_KF[code, f]) * room.residual_F[f]
+        mean += p_k[i] * g_k[i]
+    for i in range(m):
         for j in range(m):
-            u_k[j] += g * room.inverse_kk[i, j]
+            u_k[j] += (g_k[i] - mean) * room.inverse_kk[i, j]
+    for i in range(m):
         total_by_sum += by_sum_k[i]
-        level += g * by_sum_k[i] - p_k[i]
+        level += u_k[i] - p_k[i]
     level /= total_by_sum
     for i in range(m):
         if p_k[i] - u_k[i] + level * by_sum_k[i] < 0.0:

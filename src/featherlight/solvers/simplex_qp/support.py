@@ -24,13 +24,15 @@ class Mixtures(NamedTuple):
     Attributes:
         indices_nk: the code in each slot, -1 where there is none.
         weights_nk: shares; 0 in free slots.
-        linear_nk: C_A z + lift + strength * prior; 0 in free slots.
+        free_nk: H^-1 (C_A z + lift + strength * prior), the minimiser whatever its sum; 0 in free slots.
+        by_sum_nk: H^-1 1, along which the sum is set; 0 in free slots.
         inverse_nkk: of H on the slots in use; 0 in the rows and columns of free slots.
     """
 
     indices_nk: Int[Tensor, "n k"]
     weights_nk: Float[Tensor, "n k"]
-    linear_nk: Float[Tensor, "n k"]
+    free_nk: Float[Tensor, "n k"]
+    by_sum_nk: Float[Tensor, "n k"]
     inverse_nkk: Float[Tensor, "n k k"]
 
     def rows(self, which: Tensor) -> "Mixtures":
@@ -39,7 +41,7 @@ class Mixtures(NamedTuple):
 
     def widened(self, slots: int) -> "Mixtures":
         """The state with so many more free slots."""
-        by_slot = (pad(self.indices_nk, (0, slots), value=-1), *(pad(x, (0, slots)) for x in self[1:3]))
+        by_slot = (pad(self.indices_nk, (0, slots), value=-1), *(pad(x, (0, slots)) for x in self[1:4]))
         return Mixtures(*by_slot, pad(self.inverse_nkk, (0, slots, 0, slots)))
 
 
@@ -66,31 +68,29 @@ def at_prior(program: Program, z_nF: Tensor, prior_n: Tensor, num_slots: int) ->
     return Mixtures(
         torch.where(first_k, prior_n[:, None], -1),
         first_k.to(z_nF.dtype).expand(z_nF.shape[0], -1).clone(),
-        torch.where(first_k, linear_n[:, None], 0),
+        torch.where(first_k, (linear_n / curvature_n)[:, None], 0),
+        torch.where(first_k, (1 / curvature_n)[:, None], 0),
         torch.where(first_k[:, None] & first_k, (1 / curvature_n)[:, None, None], 0),
     )
 
 
 def best_shares(mixtures: Mixtures) -> Float[Tensor, "n k"]:
     """The minimiser on the codes in use among all shares that sum to 1, whatever their signs."""
-    used_nk = (mixtures.indices_nk >= 0).to(mixtures.linear_nk.dtype)
-    sides_nk2 = torch.bmm(mixtures.inverse_nkk, torch.stack((mixtures.linear_nk, used_nk), 2))
-    free_nk, by_sum_nk = sides_nk2[..., 0], sides_nk2[..., 1]
-    level_n = (1 - free_nk.sum(1)) / by_sum_nk.sum(1)
-    return free_nk + level_n[:, None] * by_sum_nk
+    level_n = (1 - mixtures.free_nk.sum(1)) / mixtures.by_sum_nk.sum(1)
+    return mixtures.free_nk + level_n[:, None] * mixtures.by_sum_nk
 
 
 def refine(program: Program, mixtures: Mixtures, z_nF: Tensor, prior_n: Tensor) -> Mixtures:
     """Shares with the rounding of the inverses taken out, by one correction along the gradient at hand."""
-    indices_nk, weights_nk, _, inverse_nkk = mixtures
-    used_nk = (indices_nk >= 0).to(weights_nk.dtype)
+    indices_nk, weights_nk, _, by_sum_nk, inverse_nkk = mixtures
     codes_nkF = program.codebook_KF[indices_nk.clamp(min=0)]
     residual_nF = torch.bmm(weights_nk[:, None], codes_nkF)[:, 0] - z_nF
     at_prior_nk = (indices_nk == prior_n[:, None]).to(weights_nk.dtype)
     gradient_nk = torch.bmm(codes_nkF, residual_nF[..., None])[..., 0] + program.strength * (weights_nk - at_prior_nk)
-    sides_nk2 = torch.bmm(inverse_nkk, torch.stack((used_nk * gradient_nk, used_nk), 2))
-    level_n = (sides_nk2[..., 0].sum(1) - (weights_nk.sum(1) - 1)) / sides_nk2[..., 1].sum(1)
-    better_nk = weights_nk - sides_nk2[..., 0] + level_n[:, None] * sides_nk2[..., 1]
+    uneven_nk = gradient_nk - (weights_nk * gradient_nk).sum(1, keepdim=True)
+    change_nk = torch.bmm(inverse_nkk, uneven_nk[..., None])[..., 0]
+    level_n = (change_nk.sum(1) - (weights_nk.sum(1) - 1)) / by_sum_nk.sum(1)
+    better_nk = weights_nk - change_nk + level_n[:, None] * by_sum_nk
     return mixtures._replace(weights_nk=torch.where((better_nk < 0).any(1, keepdim=True), weights_nk, better_nk))
 
 
@@ -123,12 +123,15 @@ def move(mixtures: Mixtures) -> Moved:
     weights_nk = torch.where(dropped_nk, 0, weights_nk.clamp(min=0))
     column_nk = torch.bmm(mixtures.inverse_nkk, dropped_nk.to(weights_nk.dtype)[..., None])[..., 0]
     pivot_n = torch.where(blocked_n, torch.where(dropped_nk, column_nk, 0).sum(1), 1)
-    inverse_nkk = mixtures.inverse_nkk - (column_nk / pivot_n[:, None])[..., None] * column_nk[:, None]
+    scaled_nk = column_nk / pivot_n[:, None]
+    inverse_nkk = mixtures.inverse_nkk - scaled_nk[..., None] * column_nk[:, None]
+    free_n, by_sum_n = (torch.where(dropped_nk, x, 0).sum(1, keepdim=True) for x in mixtures[2:4])
     kept_nk = ~dropped_nk
     left = Mixtures(
         torch.where(dropped_nk, -1, mixtures.indices_nk),
         weights_nk,
-        torch.where(dropped_nk, 0, mixtures.linear_nk),
+        torch.where(kept_nk, mixtures.free_nk - scaled_nk * free_n, 0),
+        torch.where(kept_nk, mixtures.by_sum_nk - scaled_nk * by_sum_n, 0),
         torch.where(kept_nk[..., None] & kept_nk[:, None], inverse_nkk, 0),
     )
     return Moved(left, blocked_n, slot_n)
@@ -148,7 +151,7 @@ def add(
         The mixtures, the rows where it succeeded, which fails when no slot is free or when rounding hides what the code
         would add, and the slots.
     """
-    indices_nk, _, linear_nk, inverse_nkk = mixtures
+    indices_nk, _, free_nk, by_sum_nk, inverse_nkk = mixtures
     used_nk = indices_nk >= 0
     slot_n = torch.argmin(used_nk.to(torch.int64), 1)
     code_nF = program.codebook_KF[code_n]
@@ -168,7 +171,8 @@ def add(
     added = Mixtures(
         torch.where(new_nk, code_n[:, None], indices_nk),
         mixtures.weights_nk,
-        torch.where(new_nk, linear_n[:, None], linear_nk),
+        free_nk + scaled_nk * ((cross_nk * free_nk).sum(1) - linear_n)[:, None],
+        by_sum_nk + scaled_nk * ((cross_nk * by_sum_nk).sum(1) - 1)[:, None],
         inverse_nkk + vector_nk[..., None] * scaled_nk[:, None],
     )
     return added, done_n, slot_n

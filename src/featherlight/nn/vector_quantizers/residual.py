@@ -22,6 +22,8 @@ from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantize
 class StageDropout:
     """In training leaves the last stages out of some examples, so that fewer stages than all can be decoded later.
 
+    The first batch keeps all stages, since codes may start from it.
+
     Args:
         probability: share of the examples (entries of the first axis) in which stages are left out.
         min_stages: how many are always kept; of those examples each number from it to all is equally likely.
@@ -153,5 +155,6 @@ class ResidualQuantizer(nn.Module):
         examples = shape[0] if shape else 1
         u_B2 = self.noise.uniform(examples, 2)
         fewer_B = first + (u_B2[:, 1] * (count - first + 1)).long()
-        kept_B = torch.where(u_B2[:, 0] < self.dropout.probability, fewer_B, count)
+        fewer_here_B = (u_B2[:, 0] < self.dropout.probability) & (self.noise.draws > 1)
+        kept_B = torch.where(fewer_here_B, fewer_B, count)
         return kept_B.repeat_interleave(math.prod(shape[1:]), output_size=math.prod(shape))

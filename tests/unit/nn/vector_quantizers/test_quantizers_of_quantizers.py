@@ -84,14 +84,15 @@ def test_left_out_stages_are_the_last_of_some_examples() -> None:
     layer = ResidualQuantizer(_stages(4), dropout=StageDropout(probability=0.6, min_stages=2, seed=7))
     reference = ResidualQuantizer(_stages(4))
     x = _rows(4000, 3, 4)
-    state = copy.deepcopy(reference.state_dict())
+    state = copy.deepcopy(layer.state_dict())
+    assert bool((layer(x).codes.indices >= 0).all())
+    layer.load_state_dict({**state, "noise.draws": torch.tensor(1)})
     result = layer(x)
     kept = (result.codes.indices >= 0).sum(-1)
     assert torch.equal(result.codes.indices >= 0, torch.arange(4) < kept[..., None])
     assert bool((kept == kept[:, :1]).all())
     counts = kept[:, 0].bincount(minlength=5) / 4000
     torch.testing.assert_close(counts, torch.tensor([0, 0, 0.2, 0.2, 0.6]), rtol=0, atol=0.03)
-    reference.load_state_dict(state)
     codes = reference.eval()(x).codes.indices
     assert torch.equal(torch.where(result.codes.indices < 0, codes, result.codes.indices), codes)
     decoded = reference.codes_to_values(result.codes)
@@ -102,6 +103,8 @@ def test_left_out_stages_are_the_last_of_some_examples() -> None:
 
 def test_statistics_of_a_stage_come_from_the_examples_that_keep_it() -> None:
     layer = ResidualQuantizer(_stages(2), dropout=StageDropout(probability=1.0))
+    assert layer.noise is not None
+    layer.noise.draws.fill_(1)
     before = layer.stages[1].learner.counts.clone()
     indices = layer(_rows(200, 4)).codes.indices
     used = indices[:, 1][indices[:, 1] >= 0].bincount(minlength=8)
@@ -168,3 +171,11 @@ TWO = _stages(2)
 def test_parts_that_do_not_go_together_are_refused(make, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_codes_of_all_stages_start_from_a_first_batch_of_one_example() -> None:
+    stages = [VectorQuantizer(Codebook(4, 4)) for _ in range(3)]
+    layer = ResidualQuantizer(stages, dropout=StageDropout(probability=1.0))
+    layer(_rows(1, 50, 4))
+    assert all(int(stage.codebook.batches) == 1 for stage in stages)
+    assert len({int(layer(_rows(1, 50, 4, seed=seed)).codes.indices.min()) for seed in range(8)}) == 2

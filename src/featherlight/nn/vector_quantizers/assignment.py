@@ -76,6 +76,8 @@ def greatest_scores(
 ) -> Int[Tensor, "... N"]:
     """The code with the greatest product with each row, plus a number for each code; of equal ones the first."""
     rows, codes = rows.detach(), codes.detach()
+    if rows.ndim == 3 and rows.shape[0] == 1:
+        return greatest_scores(rows[0], codes[0], None if bias is None else bias[0])[None]
     if torch.compiler.is_compiling():
         return _by_codes(rows, codes, bias)
     books = rows[..., 0, 0].numel() if rows.shape[-2] else 1
@@ -110,7 +112,7 @@ def _scores(rows: Tensor, codes: Tensor, bias: Tensor | None) -> Tensor:
         return rows @ codes.mT
     if rows.ndim == 2:
         return torch.addmm(bias, rows, codes.mT)
-    return torch.baddbmm(bias[..., None, :], rows, codes.mT)
+    return (rows @ codes.mT).add_(bias[..., None, :])
 
 
 def _argmax(scores: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_compiling_breaks_no_graph_and_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter warns of itself
-@pytest.mark.parametrize("name", ["ema", "heads", "many"])
+@pytest.mark.parametrize("name", ["heads", "many"])
 def test_onnx_runtime_gives_the_same_codes_for_any_number_of_images(name: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(2, 6, 3), _quantizers()[name]).eval()
     x = torch.randn(2, 2, 7, 7, generator=torch.Generator().manual_seed(0))

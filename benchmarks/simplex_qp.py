@@ -3,8 +3,8 @@
     python -m benchmarks.simplex_qp --short     a minute or two
     python -m benchmarks.simplex_qp             several minutes, with 10,000 problems against Clarabel
 
-All sides run on one thread, in one process, in turn. The peers come with `pip install -r benchmarks/peers.txt`; one that is absent is
-named and its figures are left out. They are handed the K x K quadratic form, with the codebook shared by the batch, in
+All sides run on one thread, in one process, in turn. The peers come with `pip install -r benchmarks/peers.txt`; one that is
+absent is named and its figures are left out. They are handed the K x K quadratic form, with the codebook shared by the batch, in
 float64, at their own default tolerances; each solves as many problems a call as serves it best of those tried, and its time is
 a problem's. Their gradients of rows and codebook are compared with ours, so that all do the same work.
 
@@ -92,7 +92,7 @@ def cvxpylayers_layer() -> Layer:
     p, z_, e_ = cvxpy.Variable(NUM_CODES), cvxpy.Parameter(DIM), cvxpy.Parameter(NUM_CODES)
     columns, root = cvxpy.Parameter((DIM, NUM_CODES)), cvxpy.Parameter(nonneg=True)
     cost = cvxpy.sum_squares(z_ - columns @ p) + cvxpy.sum_squares(root * p - e_)
-    problem = cvxpy.Problem(cvxpy.Minimize(cost), [p >= 0, cvxpy.sum(p) == 1])
+    problem = cvxpy.Problem(cvxpy.Minimize(cost), [p >= 0, cvxpy.sum(p) == 1])  # pyright: ignore[reportArgumentType]
     layer = CvxpyLayer(problem, parameters=[z_, e_, columns, root], variables=[p])
 
     def solve(z: Tensor, codebook: Tensor, strength: Tensor, prior: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 Legend of shapes: N rows, F features, K codes, k codes that a row mixes.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from torch.nn.functional import embedding_bag
 
 from featherlight.solvers.simplex_qp.adjoint import adjoint
@@ -37,17 +38,18 @@ class _OnSupport(Function):
     """From the problem to values and weights of a solution that is known."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         z, codebook, strength, prior, indices, found = inputs
         values, weights = _values(codebook, indices, found), found.clone()
         ctx.save_for_backward(z, codebook, strength, prior, indices, weights)
         return values, weights
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_values: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = (*ctx.saved_tensors, *gradients)
         once_more = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return *(adjoint if once_more else adjoint_once)(*saved, grad_values, grad_weights), None, None, None
+        of_z, of_codebook, of_strength = (adjoint if once_more else adjoint_once)(*arguments)
+        return of_z, of_codebook, of_strength, None, None, None
 
 
 def _values(codebook_KF: Tensor, indices_Nk: Tensor, weights_Nk: Tensor) -> Float[Tensor, "N F"]:

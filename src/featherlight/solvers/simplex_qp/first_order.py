@@ -49,13 +49,13 @@ class FISTA:
                 return shares_nK, shares_nK, shares_nK.new_ones(len(shares_nK), 1)
 
             def step(programs: Programs, state: State) -> State:
-                return _accelerated(programs, *state, bound)
+                return _accelerated(programs, bound, *state)
 
             found = solve_dense(problem, begin, step, tolerance=self.tolerance, max_steps=self.max_steps)
         return connect(problem, found)
 
 
-def _accelerated(programs: Programs, p_nK: Tensor, ahead_nK: Tensor, speed_n1: Tensor, bound: float) -> State:
+def _accelerated(programs: Programs, bound: float, p_nK: Tensor, ahead_nK: Tensor, speed_n1: Tensor) -> State:
     new_nK = project_simplex(ahead_nK - programs.gradient(ahead_nK) / bound + programs.excluded_K)
     uphill_n1 = ((ahead_nK - new_nK) * (new_nK - p_nK)).sum(1, keepdim=True) > 0
     speed_n1 = torch.where(uphill_n1, 1, speed_n1)
@@ -102,7 +102,7 @@ class ADMM:
                 return shares_nK, torch.zeros_like(shares_nK)
 
             def step(programs: Programs, state: State) -> State:
-                return _split(programs, *state, penalty, solver)
+                return _split(programs, penalty, solver, *state)
 
             found = solve_dense(problem, begin, step, tolerance=self.tolerance, max_steps=self.max_steps)
         return connect(problem, found)
@@ -121,7 +121,7 @@ class _RidgeSolver:
         return (side_nK - (side_nK @ self.codebook_KF) @ self.through_FK) / self.ridge
 
 
-def _split(programs: Programs, q_nK: Tensor, dual_nK: Tensor, penalty: float, solver: _RidgeSolver) -> State:
+def _split(programs: Programs, penalty: float, solver: _RidgeSolver, q_nK: Tensor, dual_nK: Tensor) -> State:
     side_nK = programs.z_nF @ programs.codebook_KF.T + penalty * (q_nK - dual_nK)
     side_nK.scatter_add_(1, programs.prior_n[:, None], programs.strength.expand(len(q_nK), 1))
     p_nK = 1.6 * solver(side_nK) - 0.6 * q_nK

@@ -373,9 +373,6 @@ def solve_rows(first, last, z_NF, usable_N, book, room, rules, out):
 def make_room(width: int, num_features: int, num_codes: int, dtype: np.dtype) -> Room:
     """Arrays of one thread."""
     slots = width + 1 + LANES
-    return Room(
-        *(np.empty(num_features), np.empty(num_features), np.empty(num_features, dtype), np.empty(num_codes, dtype)),
-        np.empty(slots, np.int64),
-        *(np.empty(slots) for _ in range(5)),
-        np.zeros((slots, slots)),
-    )
+    by_feature = (np.empty(num_features), np.empty(num_features), np.empty(num_features, dtype))
+    by_slot = (np.empty(slots, np.int64), *(np.empty(slots) for _ in range(5)))
+    return Room._make((*by_feature, np.empty(num_codes, dtype), *by_slot, np.zeros((slots, slots))))

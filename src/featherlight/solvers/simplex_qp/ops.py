@@ -22,8 +22,10 @@ def solve_exactly(
     centred = centre(z_NF, codebook_KF)
     if use_kernels(z_NF):
         found = Found(*solve_compiled(problem, centred, width=width, num_steps=max_steps, moves=0, certify=True))
-        return tuple(found._replace(status_N=settled(centred, found.status_N, found.gap_N)))
-    return tuple(solve_batched(problem, centred, width, max_steps))
+        found = found._replace(status_N=settled(centred, found.status_N, found.gap_N))
+    else:
+        found = solve_batched(problem, centred, width, max_steps)
+    return found[0], found[1], found[2], found[3], found[4], found[5]
 
 
 @solve_exactly.register_fake

@@ -42,7 +42,7 @@ class Mixtures(NamedTuple):
     def widened(self, slots: int) -> "Mixtures":
         """The state with so many more free slots."""
         by_slot = (pad(self.indices_nk, (0, slots), value=-1), *(pad(x, (0, slots)) for x in self[1:4]))
-        return Mixtures(*by_slot, pad(self.inverse_nkk, (0, slots, 0, slots)))
+        return Mixtures._make((*by_slot, pad(self.inverse_nkk, (0, slots, 0, slots))))
 
 
 class Program(NamedTuple):

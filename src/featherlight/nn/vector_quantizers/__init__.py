@@ -10,12 +10,10 @@ from featherlight.nn.vector_quantizers.finite_scalar import FiniteScalarQuantize
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, RotationTrick, StraightThrough
 from featherlight.nn.vector_quantizers.grouped import GroupedQuantizer
 from featherlight.nn.vector_quantizers.gumbel import GumbelQuantizer
-from featherlight.nn.vector_quantizers.kmeans import KMeans
-from featherlight.nn.vector_quantizers.learning import EmaUpdate, GradientUpdate, Learning
-from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
-from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
 from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
 from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learner, Learning
+from featherlight.nn.vector_quantizers.lookup_free import EntropyLoss, LookupFreeQuantizer
+from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, Mixture, Relaxed, Sparse, bits_of
 from featherlight.nn.vector_quantizers.peer_weights import load_vector_quantize
 from featherlight.nn.vector_quantizers.positions import lengths_to_mask
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer

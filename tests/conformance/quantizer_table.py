@@ -102,7 +102,7 @@ TABLE: dict[str, Row] = {
         make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Exact(), **o),
         counted=False,
     ),
-    "SCQ of two codes on a grid": Row(
+    "SCQ of three codes on a grid": Row(
         kind=SoftConvexQuantizer,
         make=lambda **o: SoftConvexQuantizer(
             _data(learnable=True),

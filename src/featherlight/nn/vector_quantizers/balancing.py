@@ -29,19 +29,21 @@ class EntropyBalancing:
     """How far the mean of soft assignments is from even: log K less its entropy, 0 if every code has the same part.
 
     A row belongs to code j with a share in proportion to exp(-d_j / (temperature * d)), of squared distances d_j, where
-    d is the mean over the rows of the least of them. So the term does not change with the scale of rows and codes. Only
-    codes get a gradient: they go to where rows are, and rows need not come to them.
+    d is the mean over the rows of the least of them. The lack of entropy is multiplied by d / F, so that it is in the unit
+    of the error that codes learn from, whatever the scale of rows and codes. Only codes get a gradient: they go to where
+    rows are, and rows need not come to them.
 
     Args:
         weight: of the term in the loss.
-        temperature: how soft assignments are. Higher reaches codes that are farther from all rows.
+        temperature: how soft assignments are. Higher reaches codes that are farther from all rows, and sees less of how
+            uneven the use of the nearest codes is.
         max_rows: rows that it is computed on, evenly taken from the batch; None takes all.
 
     Cost: one product of rows and codes and its backward, and a softmax. Memory: O(n K).
     """
 
-    weight: float = 0.1
-    temperature: float = 0.1
+    weight: float = 2.0
+    temperature: float = 0.5
     max_rows: int | None = 1024
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class EntropyBalancing:
         mean_K = even_K + (sum_over_processes(local_K) - even_K).detach()
         logs_K = mean_K.clamp(min=torch.finfo(mean_K.dtype).tiny).log()
         missing = math.log(len(codes_KF)) + (mean_K * logs_K).sum()
-        return torch.where(count > 0, self.weight * missing, 0)
+        return torch.where(count > 0, self.weight * missing * mean_least / rows_NF.shape[1], 0)
 
 
 def _check(weight: float, temperature: float, max_rows: int | None) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.assignment import nearest_codes
-from featherlight.nn.vector_quantizers.balancing import Balancing
+from featherlight.nn.vector_quantizers.balancing import Balancing, EntropyBalancing
 from featherlight.nn.vector_quantizers.codebook import Codebook, look_up
 from featherlight.nn.vector_quantizers.gradients import GradientEstimator, StraightThrough
 from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, bits_of
@@ -57,11 +57,11 @@ class SoftConvexQuantizer(nn.Module):
         codebook: Codebook,
         *,
         mixing: Mixing = Exact(),  # noqa: B008
-        strength: float = 0.1,
+        strength: float = 0.01,
         weight_grid: WeightGrid | None = None,
         gradient: GradientEstimator | None = None,
         commitment: float = 0.25,
-        balancing: Balancing | None = None,
+        balancing: Balancing | None = EntropyBalancing(),  # noqa: B008
         channel_axis: int = -1,
     ) -> None:
         super().__init__()

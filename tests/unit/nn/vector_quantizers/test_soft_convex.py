@@ -155,7 +155,7 @@ def test_hard_codes_are_the_nearest_ones() -> None:
 
 
 def test_the_loss_pulls_both_ways_and_only_in_training() -> None:
-    layer = make(mixing=Sparse(2), commitment=0.5).train()
+    layer = make(mixing=Sparse(2), commitment=0.5, balancing=None).train()
     x = rows(6, 3).requires_grad_()
     mask = torch.tensor([True, True, False, True, True, False])
     result = layer(x, mask=mask)

@@ -34,17 +34,30 @@ NUM_CODES = 512
 Build = Callable[[int], nn.Module]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A way to set up a method.
+
+    Attributes:
+        build: makes the layer from a seed, channels on axis 1.
+        rate: learning rate of what the quantizer learns by gradients, over that of the autoencoder.
+    """
+
+    build: Build
+    rate: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A quantizer and the settings that are tried for it, as many for each that has something to try.
 
     Attributes:
-        settings: by name: what makes the layer from a seed, channels on axis 1.
+        settings: by name.
         num_codes: of a codebook.
         num_stages: codebooks; None is a single one.
     """
 
-    settings: Mapping[str, Build]
+    settings: Mapping[str, Setting]
     num_codes: int = NUM_CODES
     num_stages: int | None = None
 
@@ -91,7 +104,7 @@ def vq(num_codes: int = NUM_CODES, **parts: Any) -> Build:
     return lambda seed: VectorQuantizer(book(seed, num_codes), channel_axis=1, **parts)
 
 
-def residual_vq(num_stages: int, num_codes: int = NUM_CODES, decay: float = 0.99) -> Build:
+def residual_vq(num_stages: int, num_codes: int = NUM_CODES, decay: float = 0.9) -> Build:
     """Plain stages, one after the other."""
     return lambda seed: ResidualQuantizer(
         [
@@ -159,55 +172,62 @@ def _fsq(levels: tuple[int, ...]) -> Build:
     return lambda seed: ProjectedQuantizer(FiniteScalarQuantizer(levels), DIM, channel_axis=1)
 
 
-_STRENGTHS = (0.03, 0.1, 0.3)
+def _gumbel(temperature: float) -> Build:
+    return lambda seed: GumbelQuantizer(
+        Codebook(NUM_CODES, DIM, learnable=True, init=None), temperature=temperature, seed=seed, channel_axis=1
+    )
+
+
+def _sim_vq(commitment: float) -> Build:
+    return lambda seed: SimVQ(Codebook(NUM_CODES, DIM, init=None), commitment=commitment, channel_axis=1)
 
 
 def _mixtures(mixing: Any) -> Method:
-    return Method(settings={f"strength {one:g}": scq(mixing, one) for one in _STRENGTHS})
+    """A codebook that learns by gradients at ten times the rate keeps up with the encoder."""
+    settings = {f"strength {one:g}, rate x 10": Setting(scq(mixing, one), 10.0) for one in (0.03, 0.1)}
+    return Method(settings=settings | {"strength 0.1, rate x 50": Setting(scq(mixing, 0.1), 50.0)})
 
 
 METHODS: dict[str, Method] = {
-    "unquantized": Method(settings={"": lambda seed: Unquantized()}),
+    "unquantized": Method(settings={"": Setting(lambda seed: Unquantized())}),
     "VQ": Method(
         settings={
-            "EMA 0.99": vq(),
-            "EMA 0.9, dead codes replaced": vq(learn=EmaUpdate(decay=0.9, replace=ReplaceDead())),
-            "EMA 0.99, rotation trick": vq(gradient=RotationTrick()),
+            "EMA 0.9": Setting(vq()),
+            "EMA 0.9, dead codes replaced": Setting(vq(learn=EmaUpdate(replace=ReplaceDead()))),
+            "EMA 0.9, rotation trick": Setting(vq(gradient=RotationTrick())),
         }
     ),
     "VectorQuantize (peer)": Method(
         settings={
-            "decay 0.8": peer_vq(),
-            "decay 0.99": peer_vq(decay=0.99),
-            "decay 0.8, straight-through": peer_vq(rotation_trick=False),
+            "decay 0.8": Setting(peer_vq()),
+            "decay 0.99": Setting(peer_vq(decay=0.99)),
+            "decay 0.8, straight-through": Setting(peer_vq(rotation_trick=False)),
         }
     ),
     "Gumbel": Method(
         settings={
-            f"temperature {one:g}": lambda seed, one=one: GumbelQuantizer(
-                Codebook(NUM_CODES, DIM, learnable=True, init=None), temperature=one, seed=seed, channel_axis=1
-            )
-            for one in (0.5, 1.0, 2.0)
+            "temperature 1": Setting(_gumbel(1.0)),
+            "temperature 1, rate x 10": Setting(_gumbel(1.0), 10.0),
+            "temperature 2, rate x 10": Setting(_gumbel(2.0), 10.0),
         }
     ),
     "RVQ, 4 stages": Method(
-        settings={f"EMA {one:g}": residual_vq(4, decay=one) for one in (0.9, 0.95, 0.99)}, num_stages=4
+        settings={f"EMA {one:g}": Setting(residual_vq(4, decay=one)) for one in (0.9, 0.95, 0.99)}, num_stages=4
     ),
     "ResidualVQ, 4 stages (peer)": Method(
         settings={
-            "decay 0.8": peer_residual(4),
-            "decay 0.99": peer_residual(4, decay=0.99),
-            "decay 0.8, straight-through": peer_residual(4, rotation_trick=False),
+            "decay 0.8": Setting(peer_residual(4)),
+            "decay 0.99": Setting(peer_residual(4, decay=0.99)),
+            "decay 0.8, straight-through": Setting(peer_residual(4, rotation_trick=False)),
         },
         num_stages=4,
     ),
-    "FSQ": Method(settings={"levels 8 8 8": _fsq((8, 8, 8))}),
+    "FSQ": Method(settings={"levels 8 8 8": Setting(_fsq((8, 8, 8)))}),
     "SimVQ": Method(
         settings={
-            f"commitment {one:g}": lambda seed, one=one: SimVQ(
-                Codebook(NUM_CODES, DIM, init=None), commitment=one, channel_axis=1
-            )
-            for one in (0.1, 0.25, 1.0)
+            "commitment 0.25": Setting(_sim_vq(0.25)),
+            "commitment 0.25, rate x 10": Setting(_sim_vq(0.25), 10.0),
+            "commitment 1, rate x 10": Setting(_sim_vq(1.0), 10.0),
         }
     ),
     "SCQ, relaxed": _mixtures(Relaxed()),
@@ -237,7 +257,8 @@ def _rates() -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
 
     def add(name: str, side: str, bits: int, build: Build, num_codes: int, num_stages: int | None) -> None:
-        method = Method(settings={"": build}, num_codes=num_codes, num_stages=num_stages)
+        rate = 10.0 if side == "SCQ" else 1.0
+        method = Method(settings={"": Setting(build, rate)}, num_codes=num_codes, num_stages=num_stages)
         rates[name] = Rate(side=side, bits=bits, method=method)
 
     for bits in (14, 28, 56):

@@ -98,9 +98,11 @@ def one_run(key: Row, method: Method) -> Row:
     return key | figures | {"bits": model.quantizer.bits_per_position, "seconds": seconds, **_times(model)}
 
 
-def _train(model: Autoencoder, images: Tensor, epochs: int, seed: int) -> None:
+def _train(model: Autoencoder, images: Tensor, epochs: int, seed: int, rate: float) -> None:
     steps = epochs * (len(images) // _BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LR, weight_decay=0.0)
+    own = [*model.encoder.parameters(), *model.decoder.parameters()]
+    groups: list[Row] = [{"params": own}, {"params": list(model.quantizer.parameters()), "lr": rate * _LR}]
+    optimizer = torch.optim.AdamW([one for one in groups if one["params"]], lr=_LR, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = IndexPermutation(len(images), seed)
     for step in range(steps):

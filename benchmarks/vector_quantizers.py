@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import RESULTS, spread, target, write_results
-from benchmarks.quantizer_methods import METHODS, RATES, Method, scq, vq
+from benchmarks.quantizer_methods import METHODS, RATES, Method, Setting, scq, vq
 from benchmarks.quantizer_runs import Row, one_run
 from benchmarks.quantizer_speed import largest_allocation, rows_of_speed
 from featherlight.nn.vector_quantizers import Sparse
@@ -34,9 +34,9 @@ NAME = "vector_quantizers"
 TUNING_SEED = 100
 SIZES = (128, 512, 1024, 4096)
 BOOKS: Mapping[str, Callable[[int], Method]] = {
-    "VQ": lambda size: Method(settings={"": vq(size)}, num_codes=size),
-    "SCQ, k = 2": lambda size: Method(settings={"": scq(Sparse(2), 0.1, size)}, num_codes=size),
-    "SCQ, k = 4": lambda size: Method(settings={"": scq(Sparse(4), 0.1, size)}, num_codes=size),
+    "VQ": lambda size: Method(settings={"": Setting(vq(size))}, num_codes=size),
+    "SCQ, k = 2": lambda size: Method(settings={"": Setting(scq(Sparse(2), 0.1, size), 10.0)}, num_codes=size),
+    "SCQ, k = 4": lambda size: Method(settings={"": Setting(scq(Sparse(4), 0.1, size), 10.0)}, num_codes=size),
 }
 
 
@@ -130,8 +130,8 @@ def codebook(plan: Plan, rows: Rows) -> None:
 
 
 def _renamed(method: Method, size: int) -> Method:
-    (build,) = method.settings.values()
-    return Method(settings={f"K = {size}": build}, num_codes=size, num_stages=method.num_stages)
+    (setting,) = method.settings.values()
+    return Method(settings={f"K = {size}": setting}, num_codes=size, num_stages=method.num_stages)
 
 
 def rate(plan: Plan, rows: Rows) -> None:

@@ -1,5 +1,14 @@
 """Modules, and ways to run parts of them. The layers that networks are built from can be imported from here."""
 
+from featherlight.nn.implicit import Equilibrium, ImplicitLayer
 from featherlight.nn.vector_quantizers import Codebook, Codes, Quantized, SoftConvexQuantizer, VectorQuantizer
 
-__all__ = ["Codebook", "Codes", "Quantized", "SoftConvexQuantizer", "VectorQuantizer"]
+__all__ = [
+    "Codebook",
+    "Codes",
+    "Equilibrium",
+    "ImplicitLayer",
+    "Quantized",
+    "SoftConvexQuantizer",
+    "VectorQuantizer",
+]

@@ -32,7 +32,7 @@ def adjoint(
     if torch.compiler.is_compiling():
         chunks = [by_rows]
     else:
-        size = rows_at_once(4 * indices_Nk.shape[1] * z_NF.shape[1])
+        size = rows_at_once(4 * indices_Nk.shape[1] * max(z_NF.shape[1], indices_Nk.shape[1]))
         chunks = list(zip(*(x.split(size) for x in by_rows), strict=True))
     of_z, of_codebook, of_strength = [], torch.zeros_like(codebook_KF), torch.zeros_like(strength)
     for chunk in chunks:

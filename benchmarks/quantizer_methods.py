@@ -128,7 +128,7 @@ def scq(mixing: Any, strength: float, num_codes: int = NUM_CODES, *, bits: int |
     )
 
 
-def residual_scq(num_stages: int, num_codes: int, num_mixed: int, bits: int, strength: float = 0.03) -> Build:
+def residual_scq(num_stages: int, num_codes: int, num_mixed: int, bits: int, strength: float = 0.01) -> Build:
     """Stages of gridded mixtures."""
     one = scq(Sparse(num_mixed), strength, num_codes, bits=bits)
     return lambda seed: ResidualQuantizer([_stage(one(seed + n)) for n in range(num_stages)], channel_axis=1)
@@ -184,8 +184,12 @@ def _sim_vq(commitment: float) -> Build:
 
 def _mixtures(mixing: Any) -> Method:
     """A codebook that learns by gradients at ten times the rate keeps up with the encoder."""
-    settings = {f"strength {one:g}, rate x 10": Setting(scq(mixing, one), 10.0) for one in (0.03, 0.1)}
-    return Method(settings=settings | {"strength 0.1, rate x 50": Setting(scq(mixing, 0.1), 50.0)})
+    settings = {
+        "strength 0.01, rate x 10": Setting(scq(mixing, 0.01), 10.0),
+        "strength 0.1, rate x 10": Setting(scq(mixing, 0.1), 10.0),
+        "strength 0.01, rate x 50": Setting(scq(mixing, 0.01), 50.0),
+    }
+    return Method(settings=settings)
 
 
 METHODS: dict[str, Method] = {

@@ -86,9 +86,10 @@ def one_run(key: Row, method: Method) -> Row:
     images = images_of(key["data"], key["train"])
     with seeded_random(key["seed"], torch.device("cpu")):
         began = time.perf_counter()
-        model = Autoencoder(method.settings[key["setting"]](key["seed"]))
+        setting = method.settings[key["setting"]]
+        model = Autoencoder(setting.build(key["seed"]))
         shift, scale = float(images.train.mean()), float(images.train.std())
-        _train(model, (images.train - shift) / scale, key["epochs"], key["seed"])
+        _train(model, (images.train - shift) / scale, key["epochs"], key["seed"], setting.rate)
         seconds = time.perf_counter() - began
     model.eval()
     figures = _measure(model, method, images.test, shift, scale)

@@ -30,7 +30,7 @@ def rows_of_speed(rounds: int) -> list[Row]:
 
 
 def _scq(num_mixed: int) -> Callable[[int], nn.Module]:
-    return scq(Sparse(num_mixed), 0.1)
+    return scq(Sparse(num_mixed), 0.01)
 
 
 def _pair(

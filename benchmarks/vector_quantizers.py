@@ -35,8 +35,8 @@ TUNING_SEED = 100
 SIZES = (128, 512, 1024, 4096)
 BOOKS: Mapping[str, Callable[[int], Method]] = {
     "VQ": lambda size: Method(settings={"": Setting(vq(size))}, num_codes=size),
-    "SCQ, k = 2": lambda size: Method(settings={"": Setting(scq(Sparse(2), 0.1, size), 10.0)}, num_codes=size),
-    "SCQ, k = 4": lambda size: Method(settings={"": Setting(scq(Sparse(4), 0.1, size), 10.0)}, num_codes=size),
+    "SCQ, k = 2": lambda size: Method(settings={"": Setting(scq(Sparse(2), 0.01, size), 10.0)}, num_codes=size),
+    "SCQ, k = 4": lambda size: Method(settings={"": Setting(scq(Sparse(4), 0.01, size), 10.0)}, num_codes=size),
 }
 
 

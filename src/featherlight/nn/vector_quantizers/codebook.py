@@ -15,14 +15,12 @@ from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
 
 
 class DataInit(Protocol):
-    """How codes start from the first batches, such as `KMeans`.
-
-    Attributes:
-        batches: the last batch that codes may start from.
-    """
+    """How codes start from the first batches, such as `KMeans`."""
 
     @property
-    def batches(self) -> int: ...
+    def batches(self) -> int:
+        """The last batch that codes may start from."""
+        ...
 
     def __call__(
         self,
@@ -162,7 +160,7 @@ def codebook_parameter_groups(
     """Parameter groups for an optimizer, with a learning rate of their own for learnable codes and no decay for them.
 
     Args:
-        model: with any number of `Codebook`s in it.
+        model: with any number of codebooks in it.
         lr: learning rate of all other parameters.
         codebook_lr: of the codes; 5 to 10 times `lr` keeps them with latents that move.
         options: of all other parameters, such as `weight_decay`.

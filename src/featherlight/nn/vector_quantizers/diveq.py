@@ -34,6 +34,7 @@ class DiVeQ(nn.Module):
     Attributes:
         dim: F, features of a vector.
         codebook: as given.
+        noise: where its random numbers come from; saved with the module.
 
     Raises:
         ValueError: a codebook that is not learnable or has several books, or a negative noise.

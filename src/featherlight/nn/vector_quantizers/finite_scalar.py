@@ -34,6 +34,9 @@ class FiniteScalarQuantizer(nn.Module):
         dim: F, the number of features, len(levels).
         levels: as given.
         num_codes: product of the levels.
+        levels_F: `levels` as a tensor.
+        basis_F: what one step of each feature counts in the index.
+        scale_F: w above.
 
     Raises:
         ValueError: no levels, fewer than two at a feature, or more codes than an index of 64 bits can count.

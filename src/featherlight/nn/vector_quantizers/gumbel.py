@@ -36,6 +36,7 @@ class GumbelQuantizer(nn.Module):
         codebook: as given.
         to_scores: the linear map from vectors to scores.
         temperature: (), float32, saved with the module.
+        noise: where its random numbers come from; saved with the module.
 
     Raises:
         ValueError: another kind of codebook, a temperature of 0 or less, or a negative divergence.

@@ -93,6 +93,9 @@ class LookupFreeQuantizer(nn.Module):
         commitment: weight of the mean squared distance from the inputs to their codes.
         channel_axis: where features stand in the inputs; 1 for images (N, C, H, W).
 
+    Attributes:
+        unit: `scale` as a tensor.
+
     Raises:
         ValueError: a dim that no index of 64 bits holds, a scale of 0 or less, or a negative commitment.
 

@@ -25,7 +25,7 @@ def check_parts(name: str, parts: Sequence[Quantizer], *, same_dim: bool) -> lis
     """
     if not parts:
         raise ValueError(f"`{name}` must have at least one quantizer; got none.")
-    modules = [part for part in parts if isinstance(part, nn.Module)]
+    modules: list[nn.Module] = [part for part in parts if isinstance(part, nn.Module)]
     if len(modules) < len(parts):
         other = next(part for part in parts if not isinstance(part, nn.Module))
         raise ValueError(f"`{name}` must be quantizers, modules such as `VectorQuantizer`; got {type(other).__name__}.")

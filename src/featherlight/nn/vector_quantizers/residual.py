@@ -64,6 +64,7 @@ class ResidualQuantizer(nn.Module):
     Attributes:
         dim: F, features of a vector.
         stages: as given.
+        noise: of the dropout; None without it.
 
     Raises:
         ValueError: no stages, stages that do not fit together, or a dropout that keeps more stages than there are.

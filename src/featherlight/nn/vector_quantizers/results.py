@@ -41,17 +41,19 @@ class Quantizer(Protocol):
 
     Attributes:
         dim: F, features of a vector.
-        bits_per_position: bits that a position's codes take when each is stored at a fixed length.
-        code_shape: axes that indices have behind those of the positions: () for one code, (k,), (Q,) or (Q, k).
     """
 
     dim: int
 
     @property
-    def bits_per_position(self) -> float: ...
+    def bits_per_position(self) -> float:
+        """Bits that a position's codes take when each is stored at a fixed length."""
+        ...
 
     @property
-    def code_shape(self) -> tuple[int, ...]: ...
+    def code_shape(self) -> tuple[int, ...]:
+        """Axes that indices have behind those of the positions: () for one code, (k,), (Q,) or (Q, k)."""
+        ...
 
     def __call__(self, x: Tensor, *, mask: Tensor | None = None) -> Quantized:
         """Quantizes the vectors of `x`; `mask` is True at the positions that count, of the shape of `x` without features."""

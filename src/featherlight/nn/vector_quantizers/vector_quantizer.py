@@ -35,6 +35,7 @@ class VectorQuantizer(nn.Module):
 
     Attributes:
         dim: D, heads * F.
+        learner: keeps the statistics of `learn`.
 
     Raises:
         ValueError: a codebook that does not fit `heads` or `learn`, or a negative commitment.

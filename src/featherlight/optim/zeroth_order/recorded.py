@@ -47,12 +47,15 @@ class RecordedOptimizer(Optimizer, ABC):
         params: parameters or parameter groups; None takes all that require a gradient.
         defaults: of the groups, `lr` among them.
         seed: 64-bit key of all directions.
+        normalize: divides the step by a size of the slopes; None leaves it as measured.
         journal: is handed a record of each step before the update.
         meter: counts random words and weight passes.
 
     Attributes:
         targets: the trained parameters; those that take no part in the loss are left out after the first step.
         steps_done: steps so far; the number of the next one.
+        normalize: as given.
+        mean_square: what it carries from step to step, such as the running mean square of the slopes.
         earlier: the records, by step, that later ones may echo.
     """
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -66,6 +67,56 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
 def target(name: str, value: float, comparison: str, goal: float, unit: str) -> dict[str, Any]:
     """A figure that was asked for, reached or not."""
     return {"name": name, "value": value, "comparison": comparison, "target": goal, "unit": unit}
+
+
+class OutOfTimeError(Exception):
+    """The minutes of this command are used up."""
+
+
+class FinishedRuns:
+    """Rows of finished runs, kept on disk as they come, a line each.
+
+    Args:
+        path: of the file; what is in it counts as done.
+        minutes: begins no run after so many.
+
+    Attributes:
+        rows: all of them, in the order in which they were made.
+    """
+
+    def __init__(self, path: Path, minutes: float | None = None) -> None:
+        self.path = path
+        self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self._until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+    def find(self, key: Row) -> Row | None:
+        """The run with these settings, if it is there."""
+        return next((row for row in self.rows if key.items() <= row.items()), None)
+
+    def get(self, key: Row, make: Callable[[], Row], line: Callable[[Row], str]) -> Row:
+        """The run with these settings, made now unless it is there.
+
+        Args:
+            key: its settings.
+            make: runs it; the key is put in front of what it returns.
+            line: what is printed of a row that was made.
+
+        Raises:
+            OutOfTimeError: the minutes are used up.
+        """
+        if (found := self.find(key)) is not None:
+            return found
+        if time.monotonic() > self._until:
+            raise OutOfTimeError
+        self.add(key | make())
+        print(line(self.rows[-1]), flush=True)
+        return self.rows[-1]
+
+    def add(self, row: Row) -> None:
+        """Keeps a row."""
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:

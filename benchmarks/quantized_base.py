@@ -11,17 +11,17 @@ numbers.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.common import RESULTS, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, Row, spread, target, write_results
 from benchmarks.sst2 import data, training_file
 from featherlight.functional import QuantizedTensor
 from featherlight.meter import Meter
@@ -100,28 +100,11 @@ def one_run(setting: str, base: str, seed: int, forwards: int, folder: Path) -> 
     }
 
 
-class Rows:
-    """Finished runs, kept on disk as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def get(self, folder: Path, **key: Any) -> dict[str, Any]:
-        """The run with these settings, made now unless it is there."""
-        for row in self.rows:
-            if all(row[name] == value for name, value in key.items()):
-                return row
-        row = one_run(folder=folder, **key)
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{key['setting']:7} {key['base']:14} seed {key['seed']} dev {row['before']:.1%} -> {row['after']:.1%} "
-            f"test {row['test_accuracy']:.1%} in {row['seconds']:.0f} s",
-            flush=True,
-        )
-        return row
+def _line(row: Row) -> str:
+    return (
+        f"{row['setting']:7} {row['base']:14} seed {row['seed']} dev {row['before']:.1%} -> {row['after']:.1%} "
+        f"test {row['test_accuracy']:.1%} in {row['seconds']:.0f} s"
+    )
 
 
 def weight_bytes(base: str) -> dict[str, float]:
@@ -227,7 +210,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     sizes = {base: weight_bytes(base) for base in COMPARED}
     noise = [row for steps in (375, 2000)[: 1 if short else None] for row in rounding(steps)]
-    finished, rows = Rows(RESULTS / f"{name}.rows.jsonl"), []
+    finished, rows = FinishedRuns(RESULTS / f"{name}.rows.jsonl"), []
     bases = ("float", *COMPARED) if short else tuple(BASES)
     with tempfile.TemporaryDirectory() as scratch:
         for setting in list(SETTINGS)[: 1 if short else None]:
@@ -241,7 +224,7 @@ def main() -> None:
                         "seed": seed,
                         "forwards": arguments.forwards // (6 if short else 1),
                     }
-                    rows.append(finished.get(Path(scratch), **key))
+                    rows.append(finished.get(key, partial(one_run, folder=Path(scratch), **key), _line))
                     report(rows, sizes, noise, name)
             for base in dict.fromkeys(row["base"] for row in rows if row["setting"] == setting):
                 found = [row["test_accuracy"] for row in rows if (row["setting"], row["base"]) == (setting, base)]

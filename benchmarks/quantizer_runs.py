@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common import Row
 from benchmarks.quantizer_methods import DIM, Method
 from featherlight.data import IndexPermutation, load_images
 from featherlight.nn.models import ConvDecoder, ConvEncoder
 from featherlight.nn.vector_quantizers import CodebookUsage, Codes
 from featherlight.objective import seeded_random
 
-Row = dict[str, Any]
 TEST_IMAGES = 1000
 _BATCH = 32
 _LR = 1e-3

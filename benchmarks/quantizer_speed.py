@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import in_turn, ratio, spread
+from benchmarks.common import Row, in_turn, ratio, spread
 from benchmarks.quantizer_methods import peer_residual, peer_vq, residual_vq, scq, vq
 from featherlight.nn.vector_quantizers import Sparse
 
-Row = dict[str, Any]
 _DIM = 32
 _IMAGES, _SIDE = 32, 16
 _LARGE = 16_384

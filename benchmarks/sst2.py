@@ -12,7 +12,6 @@ without it. An example that goes through a forward pass counts as one example-fo
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import RESULTS, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, Row, spread, target, write_results
 from featherlight.data import IndexPermutation
 from featherlight.recipes.catalogue import find_recipe
 from featherlight.recipes.finetune import FinetuneConfig, OptimizerConfig, use
@@ -121,29 +120,17 @@ def one_run(protocol: str, method: str, lr: float, seed: int, forwards: int, fol
     }
 
 
-class Rows:
-    """Finished runs, kept on disk as they come."""
+def _run(finished: FinishedRuns, folder: Path, **key: Any) -> Row:
+    """The run with these settings, made now unless it is there."""
+    return finished.get(key, lambda: one_run(folder=folder, **key), _line)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def get(self, folder: Path, **key: Any) -> dict[str, Any]:
-        """The run with these settings, made now unless it is there."""
-        for row in self.rows:
-            if all(row[name] == value for name, value in key.items()):
-                return row
-        row = one_run(folder=folder, **key)
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        last = row["train_curve"][-1][1] if row["train_curve"] else float("nan")
-        print(
-            f"{key['protocol']:22} {key['method']:6} lr {key['lr']:<7g} seed {key['seed']:<4} "
-            f"train {last:.4f} test {row['test_accuracy']:.1%} in {row['seconds']:.0f} s",
-            flush=True,
-        )
-        return row
+def _line(row: Row) -> str:
+    last = row["train_curve"][-1][1] if row["train_curve"] else float("nan")
+    return (
+        f"{row['protocol']:22} {row['method']:6} lr {row['lr']:<7g} seed {row['seed']:<4} "
+        f"train {last:.4f} test {row['test_accuracy']:.1%} in {row['seconds']:.0f} s"
+    )
 
 
 def lowest(row: dict[str, Any]) -> float:
@@ -214,7 +201,7 @@ def main() -> None:
     forwards, seeds = (arguments.forwards // 6, SEEDS[:1]) if arguments.short else (arguments.forwards, SEEDS)
     name = "sst2_short" if arguments.short else "sst2"
     RESULTS.mkdir(exist_ok=True)
-    finished = Rows(RESULTS / f"{name}.rows.jsonl")
+    finished = FinishedRuns(RESULTS / f"{name}.rows.jsonl")
     reported: list[dict[str, Any]] = []
     targets: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -225,9 +212,9 @@ def main() -> None:
                 if name_of != protocol:
                     continue
                 key = {"protocol": protocol, "method": method, "forwards": forwards}
-                tried = {lr: finished.get(folder, lr=lr, seed=TUNING_SEED, **key) for lr in rates}
+                tried = {lr: _run(finished, folder, lr=lr, seed=TUNING_SEED, **key) for lr in rates}
                 best = min(tried, key=lambda lr, tried=tried: lowest(tried[lr]))
-                chosen[method] = [finished.get(folder, lr=best, seed=seed, **key) for seed in seeds]
+                chosen[method] = [_run(finished, folder, lr=best, seed=seed, **key) for seed in seeds]
                 reported += chosen[method]
                 print(
                     f"-> {protocol}, {method}: test accuracy {spread([r['test_accuracy'] for r in chosen[method]])}",

@@ -17,14 +17,13 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import RESULTS, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, spread, target, write_results
 from benchmarks.quantizer_methods import METHODS, RATES, Method, Setting, scq, vq
 from benchmarks.quantizer_runs import Row, one_run
 from benchmarks.quantizer_speed import largest_allocation, rows_of_speed
@@ -38,42 +37,6 @@ BOOKS: Mapping[str, Callable[[int], Method]] = {
     "SCQ, k = 2": lambda size: Method(settings={"": Setting(scq(Sparse(2), 0.01, size), 10.0)}, num_codes=size),
     "SCQ, k = 4": lambda size: Method(settings={"": Setting(scq(Sparse(4), 0.01, size), 10.0)}, num_codes=size),
 }
-
-
-class OutOfTimeError(Exception):
-    """The minutes of this command are used up."""
-
-
-class Rows:
-    """Finished runs, kept on disk as they come; no run is begun after so many minutes."""
-
-    def __init__(self, path: Path, minutes: float | None) -> None:
-        self.path = path
-        self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        self.until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-
-    def find(self, key: Row) -> Row | None:
-        return next((row for row in self.rows if key.items() <= row.items()), None)
-
-    def get(self, key: Row, method: Method) -> Row:
-        """The run with these settings, made now unless it is there."""
-        if (found := self.find(key)) is not None:
-            return found
-        if time.monotonic() > self.until:
-            raise OutOfTimeError
-        self.add(one_run(key, method))
-        row = self.rows[-1]
-        print(
-            f"{key['part']:8} {key['data']:7} {key['method']:34} {key['setting']:30} seed {key['seed']:<3} "
-            f"MSE {row['mse']:.6f} at {row['bits']:.1f} bits in {row['seconds']:.0f} s",
-            flush=True,
-        )
-        return row
-
-    def add(self, row: Row) -> None:
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +55,7 @@ class Plan:
         names = {"part": part, "data": data, "method": method, "setting": setting, "seed": seed}
         return names | {"epochs": self.epochs, "train": self.train}
 
-    def setting(self, rows: Rows, name: str) -> str | None:
+    def setting(self, rows: FinishedRuns, name: str) -> str | None:
         """The setting with the least held-out error on the tuning seed; None before all are tried."""
         settings = METHODS[name].settings
         if len(settings) == 1 or not self.tune:
@@ -101,32 +64,43 @@ class Plan:
         done = {one: row["held_out_mse"] for one, row in tried.items() if row is not None}
         return min(done, key=lambda one: done[one]) if len(done) == len(settings) else None
 
-    def chosen(self, rows: Rows, data: str, name: str) -> list[Row]:
+    def chosen(self, rows: FinishedRuns, data: str, name: str) -> list[Row]:
         """The reported runs of a method that are there."""
         setting = self.setting(rows, name)
         found = [rows.find(self.key("table", data, name, setting, seed)) for seed in self.seeds if setting is not None]
         return [row for row in found if row is not None]
 
 
-def table(plan: Plan, rows: Rows) -> None:
+def _run(rows: FinishedRuns, key: Row, method: Method) -> None:
+    rows.get(key, lambda: one_run(key, method), _line)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row['part']:8} {row['data']:7} {row['method']:34} {row['setting']:30} seed {row['seed']:<3} "
+        f"MSE {row['mse']:.6f} at {row['bits']:.1f} bits in {row['seconds']:.0f} s"
+    )
+
+
+def table(plan: Plan, rows: FinishedRuns) -> None:
     """All methods on all data, trials first, then seed by seed."""
     for name, method in METHODS.items() if plan.tune else ():
         for setting in method.settings if len(method.settings) > 1 else ():
-            rows.get(plan.key("table", "cifar10", name, setting, TUNING_SEED), method)
+            _run(rows, plan.key("table", "cifar10", name, setting, TUNING_SEED), method)
     for data in plan.data:
         for seed in plan.seeds:
             for name, method in METHODS.items():
                 setting = plan.setting(rows, name)
                 assert setting is not None, "all were tried"
-                rows.get(plan.key("table", data, name, setting, seed), method)
+                _run(rows, plan.key("table", data, name, setting, seed), method)
 
 
-def codebook(plan: Plan, rows: Rows) -> None:
+def codebook(plan: Plan, rows: FinishedRuns) -> None:
     """How much of codebooks of several sizes is used."""
     for seed in plan.seeds:
         for size in plan.sizes:
             for name, make in BOOKS.items():
-                rows.get(plan.key("codebook", plan.data[0], name, f"K = {size}", seed), _renamed(make(size), size))
+                _run(rows, plan.key("codebook", plan.data[0], name, f"K = {size}", seed), _renamed(make(size), size))
 
 
 def _renamed(method: Method, size: int) -> Method:
@@ -134,14 +108,14 @@ def _renamed(method: Method, size: int) -> Method:
     return Method(settings={f"K = {size}": setting}, num_codes=size, num_stages=method.num_stages)
 
 
-def rate(plan: Plan, rows: Rows) -> None:
+def rate(plan: Plan, rows: FinishedRuns) -> None:
     """Error at equal bits."""
     for seed in plan.seeds:
         for name, one in RATES.items():
-            rows.get(plan.key("rate", plan.data[0], name, "", seed), one.method)
+            _run(rows, plan.key("rate", plan.data[0], name, "", seed), one.method)
 
 
-def speed(plan: Plan, rows: Rows) -> None:
+def speed(plan: Plan, rows: FinishedRuns) -> None:
     """Times of all pairs, anew each time."""
     rows.rows = [row for row in rows.rows if row["part"] not in ("speed", "memory")]
     rows.path.write_text("".join(json.dumps(row) + "\n" for row in rows.rows))
@@ -149,7 +123,7 @@ def speed(plan: Plan, rows: Rows) -> None:
         rows.add(row)
 
 
-def table_lines(plan: Plan, rows: Rows, data: str) -> list[Row]:
+def table_lines(plan: Plan, rows: FinishedRuns, data: str) -> list[Row]:
     """A line for each method: medians over seeds."""
     lines = []
     for name in METHODS:
@@ -184,7 +158,7 @@ def show(lines: Sequence[Row]) -> None:
         )
 
 
-def targets_of(plan: Plan, rows: Rows) -> Iterator[dict]:
+def targets_of(plan: Plan, rows: FinishedRuns) -> Iterator[dict]:
     """Every figure that was asked for and that the runs tell."""
     for data in plan.data:
         errors = {line["method"]: line["mse"]["median"] for line in table_lines(plan, rows, data)}
@@ -216,7 +190,7 @@ def targets_of(plan: Plan, rows: Rows) -> Iterator[dict]:
         yield target("K = 16,384: largest allocation over a matrix of vectors by codes", share, "<=", 0.25, "")
 
 
-def book_lines(plan: Plan, rows: Rows) -> list[Row]:
+def book_lines(plan: Plan, rows: FinishedRuns) -> list[Row]:
     """Use of codebooks: medians over seeds."""
     lines = []
     for name in BOOKS:
@@ -229,7 +203,7 @@ def book_lines(plan: Plan, rows: Rows) -> list[Row]:
     return lines
 
 
-def rate_lines(plan: Plan, rows: Rows) -> list[Row]:
+def rate_lines(plan: Plan, rows: FinishedRuns) -> list[Row]:
     """Errors at equal bits: medians over seeds."""
     lines = []
     for name, one in RATES.items():
@@ -250,7 +224,7 @@ def best_at(lines: Sequence[Row]) -> dict[tuple[int, str], float]:
     return best
 
 
-def draw(plan: Plan, rows: Rows, path: Path) -> None:
+def draw(plan: Plan, rows: FinishedRuns, path: Path) -> None:
     """Error against bits, of the table and at equal rates; use of codebooks."""
     from matplotlib.figure import Figure
 
@@ -276,7 +250,7 @@ def draw(plan: Plan, rows: Rows, path: Path) -> None:
     figure.savefig(path)
 
 
-def report(plan: Plan, rows: Rows, name: str) -> None:
+def report(plan: Plan, rows: FinishedRuns, name: str) -> None:
     """Tables, picture and results of all runs that are there."""
     lines = [table_lines(plan, rows, data) for data in plan.data]
     for one in filter(None, lines):
@@ -305,7 +279,7 @@ def main() -> None:
         whole = Plan(data=["gtsrb"], seeds=[0], epochs=1, train=256, sizes=(128,), tune=False, rounds=5)
     name = f"{NAME}_short" if arguments.short else NAME
     RESULTS.mkdir(exist_ok=True)
-    rows = Rows(RESULTS / f"{name}.rows.jsonl", arguments.budget_minutes)
+    rows = FinishedRuns(RESULTS / f"{name}.rows.jsonl", arguments.budget_minutes)
     asked = whole if arguments.data is None else Plan(**(vars(whole) | {"data": arguments.data}))
     try:
         for part in arguments.part or PARTS:

@@ -11,7 +11,6 @@ come on top. A head start is 5,000 example-forwards more, the same for every met
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, Row, spread, target, write_results
 from featherlight.data import IndexPermutation, load_images
 from featherlight.recipes.catalogue import find
 from featherlight.recipes.classify.config import ClassifyConfig
@@ -46,31 +45,25 @@ STARTS = (("pretrained", True), ("pretrained", False), ("random", True), ("rando
 DATA = ("mnist", "cifar10")
 
 
+def _line(row: Row) -> str:
+    return (
+        f"{row['data']:8} {row['start']:10} head start {row['head_start']!s:5} {row['method']:6} lr {row['lr']:<7g} seed "
+        f"{row['seed']:<4} accuracy {row['accuracy']:.2%} in {row['seconds']:.0f} s"
+    )
+
+
 class Bench:
     """Images and pretrained networks in a folder, and finished runs, kept on disk as they come."""
 
     def __init__(self, folder: Path, rows: Path, forwards: int) -> None:
         self.folder = folder
-        self.path = rows
+        self.finished = FinishedRuns(rows)
         self.forwards = forwards
-        self.rows = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
 
-    def get(self, **key: Any) -> dict[str, Any]:
+    def get(self, **key: Any) -> Row:
         """The run with these settings, made now unless it is there."""
         key |= {"forwards": self.forwards}
-        for row in self.rows:
-            if all(row[name] == value for name, value in key.items()):
-                return row
-        row = key | self.run(**key)
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{key['data']:8} {key['start']:10} head start {key['head_start']!s:5} {key['method']:6} lr {key['lr']:<7g} seed "
-            f"{key['seed']:<4} accuracy {row['accuracy']:.2%} in {row['seconds']:.0f} s",
-            flush=True,
-        )
-        return row
+        return self.finished.get(key, lambda: self.run(**key), _line)
 
     def run(
         self, *, data: str, start: str, head_start: bool, method: str, lr: float, seed: int, forwards: int

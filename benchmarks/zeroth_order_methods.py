@@ -15,17 +15,15 @@ A finished run is a line of results/zeroth_order_methods.rows.jsonl and is not m
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.common import RESULTS, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, spread, target, write_results
 from benchmarks.zeroth_order_variants import (
     CEILING,
     FULL_TASKS,
@@ -47,40 +45,6 @@ from benchmarks.zeroth_order_variants import (
 NAME = "zeroth_order_methods"
 
 
-class Rows:
-    """Finished runs, kept on disk as they come; ends with OutOfTimeError before a run that would begin too late."""
-
-    def __init__(self, path: Path, folder: Path, minutes: float | None) -> None:
-        self.path = path
-        self.folder = folder
-        self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        self.until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-
-    def find(self, key: Row) -> Row | None:
-        return next((row for row in self.rows if key.items() <= row.items()), None)
-
-    def get(self, key: Row, variant: Variant) -> Row:
-        """The run with these settings, made now unless it is there."""
-        if (found := self.find(key)) is not None:
-            return found
-        if time.monotonic() > self.until:
-            raise OutOfTimeError
-        row = one_run(key, variant, self.folder)
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{key['task']} {key['setting']:7} {key['variant']:24} lr {key['lr']:<7g} seed {key['seed']:<3} held out "
-            f"{row['held_out'][0][2]:.3f} -> {row['held_out'][-1][2]:.3f}, test {row['test']:.3f} in {row['seconds']:.0f} s",
-            flush=True,
-        )
-        return row
-
-
-class OutOfTimeError(Exception):
-    """The minutes of this command are used up."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a command runs."""
@@ -89,6 +53,7 @@ class Plan:
     settings: Sequence[str]
     variants: Mapping[str, Variant]
     seeds: Sequence[int]
+    folder: Path
     share: float = 1.0
     most_rows: int = 3000
 
@@ -110,7 +75,11 @@ class Plan:
             "forwards": int(task.forwards * self.share),
         }
 
-    def tuned(self, rows: Rows, place: tuple[str, str], name: str) -> float | None:
+    def run(self, rows: FinishedRuns, key: Row, variant: Variant) -> Row:
+        """The run with these settings, made now unless it is there."""
+        return rows.get(key, lambda: one_run(key, variant, self.folder), _line)
+
+    def tuned(self, rows: FinishedRuns, place: tuple[str, str], name: str) -> float | None:
         """The learning rate with the best held-out metric, by the loss where that ties; None before all are tried."""
         rates = self.variants[name].rates_of(place[1])
         if len(rates) == 1:
@@ -121,11 +90,18 @@ class Plan:
             return None
         return max(done, key=lambda lr: _goodness(done[lr]))
 
-    def chosen(self, rows: Rows, place: tuple[str, str], name: str) -> list[Row]:
+    def chosen(self, rows: FinishedRuns, place: tuple[str, str], name: str) -> list[Row]:
         """The reported runs of a variant that are there."""
         lr = self.tuned(rows, place, name)
         keys = [] if lr is None else [self.key(place, name, lr, seed) for seed in self.seeds]
         return [row for key in keys if (row := rows.find(key)) is not None]
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row['task']} {row['setting']:7} {row['variant']:24} lr {row['lr']:<7g} seed {row['seed']:<3} held out "
+        f"{row['held_out'][0][2]:.3f} -> {row['held_out'][-1][2]:.3f}, test {row['test']:.3f} in {row['seconds']:.0f} s"
+    )
 
 
 def _goodness(row: Row) -> tuple[float, float]:
@@ -133,25 +109,25 @@ def _goodness(row: Row) -> tuple[float, float]:
     return (float("-inf"), 0.0) if loss is None else (metric, -loss)
 
 
-def compare(plan: Plan, rows: Rows) -> None:
+def compare(plan: Plan, rows: FinishedRuns) -> None:
     """Trials of every variant, then seed by seed, one task and setting after the other."""
     for place in plan.places():
         for name, variant in plan.variants.items():
             rates = variant.rates_of(place[1])
             for lr in rates if len(rates) > 1 else ():
-                rows.get(plan.key(place, name, lr, TUNING_SEED), variant)
+                plan.run(rows, plan.key(place, name, lr, TUNING_SEED), variant)
         for seed, (name, variant) in product(plan.seeds, plan.variants.items()):
             lr = plan.tuned(rows, place, name)
             assert lr is not None, "all were tried"
-            rows.get(plan.key(place, name, lr, seed), variant)
+            plan.run(rows, plan.key(place, name, lr, seed), variant)
 
 
-def grid(plan: Plan, rows: Rows) -> None:
+def grid(plan: Plan, rows: FinishedRuns) -> None:
     """Every point of the grid, seed by seed."""
     for place in plan.places():
         for seed, (name, variant) in product(plan.seeds, GRID.items()):
             for lr in GRID_RATES:
-                rows.get(plan.key(place, name, lr, seed), variant)
+                plan.run(rows, plan.key(place, name, lr, seed), variant)
 
 
 def forwards_to(row: Row, bar: float) -> float:
@@ -159,7 +135,7 @@ def forwards_to(row: Row, bar: float) -> float:
     return next((point[0] for point in row["held_out"] if point[2] >= bar), float("inf"))
 
 
-def table(plan: Plan, rows: Rows, place: tuple[str, str]) -> list[Row]:
+def table(plan: Plan, rows: FinishedRuns, place: tuple[str, str]) -> list[Row]:
     """A line for each variant. The bar is 95% of the largest gain in the held-out metric by forward passes alone."""
     runs = {name: found for name in plan.variants if (found := plan.chosen(rows, place, name))}
     bars = {}
@@ -204,7 +180,7 @@ def _or_none(value: float) -> float | None:
     return value if value < float("inf") else None
 
 
-def grid_line(plan: Plan, rows: Rows, place: tuple[str, str]) -> Row | None:
+def grid_line(plan: Plan, rows: FinishedRuns, place: tuple[str, str]) -> Row | None:
     """The default beside the best of the nine points, by means over the seeds that all points have."""
     points: dict[tuple[float, float], dict[int, float]] = {}
     for (name, variant), lr, seed in product(GRID.items(), GRID_RATES, plan.seeds):
@@ -273,7 +249,7 @@ def draw(lines: Sequence[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def report(plan: Plan, rows: Rows, name: str) -> None:
+def report(plan: Plan, rows: FinishedRuns, name: str) -> None:
     """Tables, picture and results of all runs that are there."""
     lines = [line for place in plan.places() for line in table(plan, rows, place)]
     for place in plan.places():
@@ -310,21 +286,19 @@ def main() -> None:
     if not os.environ.get("FEATHERLIGHT_DATA"):
         parser.error("set FEATHERLIGHT_DATA to the folder that holds trec/, sst2/, cola/ and rte/")
     short = arguments.short
-    whole = Plan(tasks=list(TASKS), settings=list(SETTINGS), variants=VARIANTS, seeds=SEEDS)
-    if short:
-        whole = Plan(tasks=["trec"], settings=["last:2"], variants=VARIANTS, seeds=SEEDS[:1], share=0.1, most_rows=400)
-    asked = Plan(
-        tasks=arguments.task or whole.tasks,
-        settings=arguments.setting or (["last:2"] if arguments.part == "grid" else whole.settings),
-        variants={name: VARIANTS[name] for name in arguments.variant or VARIANTS},
-        seeds=whole.seeds,
-        share=whole.share,
-        most_rows=whole.most_rows,
-    )
     name = f"{NAME}_short" if short else NAME
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = Rows(RESULTS / f"{name}.rows.jsonl", Path(scratch), arguments.budget_minutes)
+        whole = Plan(tasks=list(TASKS), settings=list(SETTINGS), variants=VARIANTS, seeds=SEEDS, folder=Path(scratch))
+        if short:
+            whole = replace(whole, tasks=["trec"], settings=["last:2"], seeds=SEEDS[:1], share=0.1, most_rows=400)
+        asked = replace(
+            whole,
+            tasks=arguments.task or whole.tasks,
+            settings=arguments.setting or (["last:2"] if arguments.part == "grid" else whole.settings),
+            variants={name: VARIANTS[name] for name in arguments.variant or VARIANTS},
+        )
+        rows = FinishedRuns(RESULTS / f"{name}.rows.jsonl", arguments.budget_minutes)
         try:
             {"compare": compare, "grid": grid, "report": lambda plan, rows: None}[arguments.part](asked, rows)
         except OutOfTimeError:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.common import Row
 from featherlight.data import IndexPermutation
 from featherlight.recipes.catalogue import find_recipe
 from featherlight.recipes.config import from_mapping
@@ -22,7 +23,6 @@ from featherlight.trainer import Display
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 BATCH = 16
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

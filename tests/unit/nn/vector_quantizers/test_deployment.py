@@ -65,6 +65,26 @@ def test_compiling_breaks_no_graph_and_changes_nothing(name: str) -> None:
         assert torch.equal(compiled.eval()(x).values, eager.eval()(x).values)
 
 
+def test_compiled_training_asks_no_more_once_codes_have_started() -> None:
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph
+
+    layer = VectorQuantizer(Codebook(4, 6, init=KMeans(batches=2)))
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        compiled(x)
+    assert layer.codebook.batches == 2
+    layer.train()
+    compiled(x)
+    assert ["featherlight.kmeans_codes.default" in graph for graph in graphs] == [True, False]
+    assert layer.codebook.batches == 2
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter warns of itself
 @pytest.mark.parametrize("name", ["heads", "many"])
 def test_onnx_runtime_gives_the_same_codes_for_any_number_of_images(name: str, tmp_path: Path) -> None:

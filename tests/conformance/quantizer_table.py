@@ -159,7 +159,7 @@ TABLE: dict[str, Row] = {
 
 
 def without_kernels() -> AbstractContextManager[object]:
-    """A block in which mixtures are solved by torch alone, as compiling the kernels takes long; the solver's tests hold them to it."""
+    """A block in which mixtures are solved by torch alone, as compiling the kernels takes long; the solver's tests do so."""
     return patch.object(compiled, "kernels_installed", lambda: False)
 
 

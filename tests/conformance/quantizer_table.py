@@ -1,8 +1,10 @@
 """The quantizers that the contract is held to, and the batches it is held to with."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from featherlight.nn.vector_quantizers import (
     VectorQuantizer,
     WeightGrid,
 )
+from featherlight.solvers.simplex_qp import compiled
 
 DIM = 4
 
@@ -45,6 +48,8 @@ class Row:
         kind: its class.
         make: takes `channel_axis`, and draws initial weights from torch's own generator.
         onnx: whether it is exported; a few stand for all, since it takes seconds.
+        statistics: whether it is trained in two processes, for what it takes from a whole batch; not where another row does
+            the same.
         compiled: whether it is compiled; not where a part and its whole are, each by itself.
         counted: whether the number of its codes is counted.
         fresh: whether the first compiled step is the one in which codes start from data.
@@ -53,6 +58,7 @@ class Row:
     kind: type[nn.Module]
     make: Callable[..., Any]
     onnx: bool = False
+    statistics: bool = True
     counted: bool = True
     compiled: bool = True
     fresh: bool = False
@@ -74,7 +80,6 @@ TABLE: dict[str, Row] = {
     "VQ by averages": Row(
         kind=VectorQuantizer,
         make=lambda **o: VectorQuantizer(_data(), learn=EmaUpdate(decay=0.9, replace=ReplaceDead()), **o),
-        onnx=True,
         fresh=True,
     ),
     "VQ by gradients, rotated": Row(
@@ -87,12 +92,17 @@ TABLE: dict[str, Row] = {
     "projected VQ": Row(
         kind=ProjectedQuantizer, make=lambda **o: ProjectedQuantizer(VectorQuantizer(_data(8, 2)), DIM, **o)
     ),
-    "FSQ": Row(kind=FiniteScalarQuantizer, make=lambda **o: FiniteScalarQuantizer((3, 2, 4, 5), **o), onnx=True),
+    "FSQ": Row(
+        kind=FiniteScalarQuantizer,
+        make=lambda **o: FiniteScalarQuantizer((3, 2, 4, 5), **o),
+        onnx=True,
+        statistics=False,
+    ),
     "LFQ": Row(
         kind=LookupFreeQuantizer,
         make=lambda **o: LookupFreeQuantizer(DIM, entropy=EntropyLoss(temperature=1.0, group_size=3), **o),
     ),
-    "SimVQ": Row(kind=SimVQ, make=lambda **o: SimVQ(_random(dim=3), dim=DIM, **o)),
+    "SimVQ": Row(kind=SimVQ, make=lambda **o: SimVQ(_random(dim=3), dim=DIM, **o), statistics=False),
     "DiVeQ": Row(kind=DiVeQ, make=lambda **o: DiVeQ(_data(learnable=True), noise_std=0.1, **o)),
     "Gumbel": Row(
         kind=GumbelQuantizer, make=lambda **o: GumbelQuantizer(_random(learnable=True), temperature=0.7, **o)
@@ -101,6 +111,7 @@ TABLE: dict[str, Row] = {
         kind=SoftConvexQuantizer,
         make=lambda **o: SoftConvexQuantizer(_data(learnable=True), mixing=Exact(), **o),
         counted=False,
+        statistics=False,
     ),
     "SCQ of three codes on a grid": Row(
         kind=SoftConvexQuantizer,
@@ -121,10 +132,14 @@ TABLE: dict[str, Row] = {
             [SoftConvexQuantizer(_data(learnable=True), mixing=Sparse(2)) for _ in range(2)], **o
         ),
         counted=False,
+        statistics=False,
         compiled=False,
     ),
     "residual VQ": Row(
-        kind=ResidualQuantizer, make=lambda **o: ResidualQuantizer([_plain(), _plain()], **o), onnx=True
+        kind=ResidualQuantizer,
+        make=lambda **o: ResidualQuantizer([_plain(), _plain()], **o),
+        onnx=True,
+        statistics=False,
     ),
     "residual of fewer stages at times": Row(
         kind=ResidualQuantizer,
@@ -141,6 +156,11 @@ TABLE: dict[str, Row] = {
         ),
     ),
 }
+
+
+def without_kernels() -> AbstractContextManager[object]:
+    """A block in which mixtures are solved by torch alone, as compiling the kernels takes long; the solver's tests do so."""
+    return patch.object(compiled, "kernels_installed", lambda: False)
 
 
 def make(row: Row, *, seed: int = 0, **options: Any) -> Any:

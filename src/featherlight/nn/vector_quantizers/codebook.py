@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from featherlight.nn.vector_quantizers.kmeans import KMeans, Start
+from featherlight.nn.vector_quantizers.recomputation import refuse_recomputation
 
 
 class DataInit(Protocol):
@@ -29,9 +30,10 @@ class DataInit(Protocol):
         mask_N: Bool[Tensor, "N"] | None,
         batch: Int[Tensor, ""],
     ) -> Start:
-        """New codes if it is time, from batch number `batch`, from 1; the same in all processes.
+        """Writes new codes to `codes_BKF` if it is time, from batch number `batch`, from 1; the same in all processes.
 
-        Called within torch.compile too: what depends on values belongs into an operator.
+        A batch without rows that count must leave codes as they are; the number stays at 1 until they have started. Called
+        within torch.compile too: what depends on values belongs into an operator.
         """
         ...
 
@@ -48,7 +50,8 @@ class Codebook(nn.Module):
 
     Attributes:
         weight: (B * K, F); (K, F) for a single book. Random from torch's own generator at first: normal, of length about 1.
-        batches: (), int64; how many batches `start` has seen, at most those of `init`.
+        batches: (), int64; how many batches `start` has seen, from the first with rows that count, at most those of
+            `init`.
 
     Raises:
         ValueError: fewer than 2 codes, or sizes below 1.
@@ -100,22 +103,27 @@ class Codebook(nn.Module):
 
         Args:
             rows_BNF: what the codes of each book will stand for.
-            mask_N: True at the rows that count, for all books.
+            mask_N: True at the rows that count, for all books. Where none does in any process, codes stay as they are, and
+                wait for the first batch with such rows.
 
         Raises:
-            ValueError: no row of the first batch counts.
+            ValueError: a row of which codes would be made is not finite; called again by a backward pass.
         """
         assert self.init is not None
+        refuse_recomputation("codes")
         with torch.no_grad():
-            number = self.batches + 1
-            self.batches.copy_(number.clamp(max=self.init.batches))
-            start = self.init(self.books, rows_BNF, mask_N, number)
-            self.weight.copy_(start.codes_BKF.reshape_as(self.weight))
-        if self.init.batches == 1:
-            self._waits = False
-        elif not torch.compiler.is_compiling():
-            self._waits = int(self.batches) < self.init.batches
+            start = self.init(self.books, rows_BNF, mask_N, self.batches + 1)
+            seen = start.restarted | (self.batches > 0)
+            self.batches.add_(seen).clamp_(max=self.init.batches)
+        if not torch.compiler.is_compiling():
+            _look_whether_codes_wait(self)
         return start
+
+    def train(self, mode: bool = True) -> "Codebook":
+        """See `torch.nn.Module.train`. Compiled code, which cannot look at `batches` itself, stops asking here."""
+        if self._waits and not self.batches.is_meta:
+            _look_whether_codes_wait(self)
+        return super().train(mode)
 
     def mark_started(self, started: bool = True) -> None:
         """Says that `weight` has been set by other means, and waits for no batch; or that it waits for the first."""
@@ -132,7 +140,7 @@ class Codebook(nn.Module):
         return f"num_codes={self.num_codes}, dim={self.dim}{books}, learnable={self.learnable}, init={self.init}"
 
 
-def _look_whether_codes_wait(codebook: Codebook, _: object) -> None:
+def _look_whether_codes_wait(codebook: Codebook, _: object = None) -> None:
     codebook._waits = codebook.init is not None and int(codebook.batches) < codebook.init.batches
 
 

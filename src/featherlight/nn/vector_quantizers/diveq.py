@@ -39,6 +39,8 @@ class DiVeQ(nn.Module):
     Raises:
         ValueError: a codebook that is not learnable or has several books, or a negative noise.
 
+    In training it must stay outside of `torch.utils.checkpoint`: computed again it would draw anew, which is refused.
+
     Cost: a search for the nearest code and N * F random numbers.
     Source: Vali, Bäckström, Solin 2025, "DiVeQ: differentiable vector quantization using the reparameterization trick",
     arXiv 2509.26469. The formula follows the authors' published code, whose default standard deviation is 1e-3 although it

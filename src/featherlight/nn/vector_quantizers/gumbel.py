@@ -41,6 +41,8 @@ class GumbelQuantizer(nn.Module):
     Raises:
         ValueError: another kind of codebook, a temperature of 0 or less, or a negative divergence.
 
+    In training it must stay outside of `torch.utils.checkpoint`: computed again it would draw anew, which is refused.
+
     Cost: two products of N by F by K, N * K random numbers, and some buffers of that size, which the gradient needs.
     Source: Jang, Gu, Poole 2017, "Categorical reparameterization with Gumbel-softmax", arXiv 1611.01144; as a quantizer in
     Ramesh et al. 2021, arXiv 2102.12092, section 2.1, and Esser et al. 2021, arXiv 2012.09841, whose code has the scores and

@@ -42,6 +42,9 @@ class Learner(nn.Module):
     loss_weight: float = 0.0
     """Weight of the mean squared error whose gradient moves the codes; 0 for none."""
 
+    writes_codes: bool = True
+    """Whether `update` may set codes, so that a forward pass in training is not the same a second time."""
+
     def restart(self, codebook: Codebook, start: Start) -> None:
         """Forgets what was learned if `codebook` started again, and takes up how many rows each code stood for."""
         raise NotImplementedError
@@ -193,7 +196,7 @@ class GradientLearner(Learner):
     def __init__(self, part: GradientUpdate, codebook: Codebook) -> None:
         super().__init__()
         self.part = part
-        self.loss_weight = part.weight
+        self.loss_weight, self.writes_codes = part.weight, part.replace is not None
         self.register_buffer("counts", torch.ones_like(codebook.weight[:, 0].detach()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featherlight.functional import philox_4x32
 from featherlight.nn.vector_quantizers.processes import num_processes
+from featherlight.nn.vector_quantizers.recomputation import refuse_recomputation
 
 _BITS = 23
 """Of a uniform number: with half a step added it is exact in float32, above 0 and below 1."""
@@ -22,6 +23,9 @@ _BLOCKS_AT_ONCE = 1 << 15
 
 class NoiseStream(nn.Module):
     """Numbers of a counter-based generator, one row of them for each vector of a batch.
+
+    A draw is not repeated, so that layers which draw must stay outside of `torch.utils.checkpoint` in training; those are
+    told by a ValueError.
 
     The rows of several processes follow each other in the order of the processes: with batches of equal size they draw
     what one process draws for the whole batch. A row's numbers do not depend on how many others there are.
@@ -52,7 +56,12 @@ class NoiseStream(nn.Module):
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
     def uniform(self, num_rows: int, num_columns: int) -> Float[Tensor, "N D"]:
-        """Numbers above 0 and below 1, float32, (num_rows, num_columns), on the device of the module."""
+        """Numbers above 0 and below 1, float32, (num_rows, num_columns), on the device of the module.
+
+        Raises:
+            ValueError: called again by a backward pass, see `refuse_recomputation`.
+        """
+        refuse_recomputation("random numbers")
         rank = dist.get_rank() if num_processes() > 1 else 0
         rows_N = torch.arange(num_rows, device=self.draws.device) + rank * num_rows
         chunk = max(_BLOCKS_AT_ONCE // max(-(-num_columns // 4), 1), 1)

@@ -8,7 +8,7 @@ import math
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from featherlight.nn.vector_quantizers.positions import to_rows
+from featherlight.nn.vector_quantizers.positions import to_rows, without_autocast
 from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantizer
 
 
@@ -56,8 +56,9 @@ class ProjectedQuantizer(nn.Module):
             ValueError: see `to_rows`.
         """
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
-        rows = self.project_in(positions.rows_NF.to(self.project_in.weight.dtype))
-        values, (indices, weights), aux_loss = self.quantizer(rows, mask=positions.mask_N)
+        with without_autocast(x):
+            rows = self.project_in(positions.rows_NF.to(self.project_in.weight.dtype))
+            values, (indices, weights), aux_loss = self.quantizer(rows, mask=positions.mask_N)
         codes = Codes(positions.to_indices(indices), None if weights is None else positions.to_weights(weights))
         return Quantized(positions.to_values(self.project_out(values)), codes, aux_loss)
 

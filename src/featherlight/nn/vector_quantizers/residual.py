@@ -22,7 +22,8 @@ from featherlight.nn.vector_quantizers.results import Codes, Quantized, Quantize
 class StageDropout:
     """In training leaves the last stages out of some examples, so that fewer stages than all can be decoded later.
 
-    The first batch keeps all stages, since codes may start from it.
+    The first batch keeps all stages, since codes may start from it. In training the quantizer must stay outside of
+    `torch.utils.checkpoint`: computed again it would draw anew, which is refused.
 
     Args:
         probability: share of the examples (entries of the first axis) in which stages are left out.

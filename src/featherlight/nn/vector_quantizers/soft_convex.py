@@ -94,7 +94,7 @@ class SoftConvexQuantizer(nn.Module):
             mask: True at positions that count, shape of `x` without features.
 
         Raises:
-            ValueError: see `to_rows`; in the first training batch also what `Codebook.start` refuses.
+            ValueError: see `to_rows`; while codes start from data also what `Codebook.start` refuses.
         """
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         with without_autocast(x):

@@ -18,6 +18,7 @@ from featherlight.nn.vector_quantizers.gradients import GradientEstimator, Strai
 from featherlight.nn.vector_quantizers.learning import Assigned, EmaUpdate, GradientUpdate, Learning
 from featherlight.nn.vector_quantizers.positions import Positions, to_rows, without_autocast
 from featherlight.nn.vector_quantizers.projected import ProjectedQuantizer
+from featherlight.nn.vector_quantizers.recomputation import refuse_recomputation
 from featherlight.nn.vector_quantizers.results import Codes, Quantized
 
 
@@ -41,7 +42,8 @@ class VectorQuantizer(nn.Module):
         ValueError: a codebook that does not fit `heads` or `learn`, or a negative commitment.
 
     Indices have the shape of the positions, with an axis of heads behind if there are several. Statistics change in training
-    mode alone. Cost: a product of the rows and the codes, and little besides; no (N, K) matrix is held.
+    mode alone; where they set codes, the layer must stay outside of `torch.utils.checkpoint`. Cost: a product of the rows and
+    the codes, and little besides; no (N, K) matrix is held.
     Source: van den Oord et al. 2017, "Neural Discrete Representation Learning".
     """
 
@@ -121,8 +123,10 @@ class VectorQuantizer(nn.Module):
             mask: True at positions that count, shape of `x` without features.
 
         Raises:
-            ValueError: see `to_rows`; in the first training batch also what `Codebook.start` refuses.
+            ValueError: see `to_rows`; while codes start from data also what `Codebook.start` refuses.
         """
+        if self.training and self.learner.writes_codes:
+            refuse_recomputation("codes")
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         with without_autocast(x):
             rows_BMF = self.assign.prepare(self._by_book(positions.rows_NF))

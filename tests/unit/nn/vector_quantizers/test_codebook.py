@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from featherlight.nn.vector_quantizers.assignment import nearest_codes
 from featherlight.nn.vector_quantizers.codebook import Codebook, codebook_parameter_groups
 from featherlight.nn.vector_quantizers.kmeans import KMeans
+from featherlight.nn.vector_quantizers.vector_quantizer import VectorQuantizer
 
 
 def _clusters(*, num: int, rows: int, dim: int = 6) -> tuple[Tensor, Tensor]:
@@ -39,9 +40,26 @@ def test_codes_start_again_at_the_batches_that_are_powers_of_two() -> None:
         kept = book.weight.clone()
     assert restarted == [True, True, False, True, False]
     assert torch.equal(kept, book.weight)
-    fresh = Codebook(4, 6, init=KMeans(batches=5))
-    fresh.start(torch.ones(1, 5, 6))
-    assert not fresh.start(torch.ones(1, 5, 6), torch.zeros(5).bool()).restarted
+
+
+def test_codes_wait_for_the_first_batch_with_rows_that_count() -> None:
+    book = Codebook(4, 6, init=KMeans(batches=5))
+    random = book.weight.clone()
+    rows, nothing = torch.ones(1, 5, 6), torch.zeros(5).bool()
+    for mask, restarted, batches in ((nothing, False, 0), (None, True, 1), (nothing, False, 2), (nothing, False, 3)):
+        assert bool(book.start(rows, mask).restarted) == restarted
+        assert book.batches == batches
+        assert torch.equal(book.weight, random) == (batches == 0)
+    for codebook in (Codebook(4, 6), Codebook(4, 6, learnable=True)):
+        layer = VectorQuantizer(codebook)
+        before = codebook.weight.detach().clone()
+        values, codes, aux_loss = layer(torch.full((3, 6), torch.nan), mask=torch.zeros(3).bool())
+        assert torch.equal(values, torch.zeros(3, 6))
+        assert bool((codes.indices == -1).all())
+        assert aux_loss == 0.0
+        torch.testing.assert_close(codebook.weight.detach(), before)
+        x = _clusters(num=4, rows=5)[1]
+        torch.testing.assert_close(layer(x).values, x, atol=0.1, rtol=0)
 
 
 def test_books_start_each_from_its_own_rows_and_one_seed_gives_one_start() -> None:
@@ -106,8 +124,6 @@ def test_looking_up_and_refusing() -> None:
         Codebook(4, 0)
     with pytest.raises(ValueError, match="`batches` and `rows_per_code` from 1 on"):
         KMeans(batches=0)
-    with pytest.raises(ValueError, match="no position that counts"):
-        book.start(torch.ones(1, 3, 6), torch.zeros(3).bool())
     with pytest.raises(ValueError, match="not finite, so codes cannot start"):
         Codebook(4, 6).start(torch.full((1, 3, 6), torch.inf))
 

@@ -1,5 +1,6 @@
 """Compiled without breaks, exported, and run by ONNX Runtime."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from featherlight.nn.vector_quantizers import (
     Codebook,
     Cosine,
-    EmaUpdate,
     GradientUpdate,
     KMeans,
     ReplaceDead,
@@ -21,11 +21,9 @@ from featherlight.nn.vector_quantizers import (
 
 
 def _quantizers() -> dict[str, VectorQuantizer]:
-    """Each part at least once."""
+    """Parts that the table of all quantizers has not."""
     replace = ReplaceDead(threshold=2.0)
     return {
-        "ema": VectorQuantizer(Codebook(16, 6, init=KMeans(batches=3)), channel_axis=1),
-        "replace": VectorQuantizer(Codebook(40, 6), learn=EmaUpdate(replace=replace), channel_axis=1),
         "heads": VectorQuantizer(
             Codebook(8, 3, num_books=2), heads=2, assign=Cosine(), gradient=RotationTrick(), channel_axis=1
         ),
@@ -46,7 +44,7 @@ def _train(layer: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[Tenso
     return outcomes
 
 
-@pytest.mark.parametrize("name", _quantizers())
+@pytest.mark.parametrize("name", ["shared", "many"])
 def test_compiling_breaks_no_graph_and_changes_nothing(name: str) -> None:
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(0)
@@ -63,6 +61,29 @@ def test_compiling_breaks_no_graph_and_changes_nothing(name: str) -> None:
     x, _ = batches[0]
     with torch.no_grad():
         assert torch.equal(compiled.eval()(x).values, eager.eval()(x).values)
+
+
+def test_compiled_training_asks_no_more_once_codes_have_started() -> None:
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph
+
+    eager = VectorQuantizer(Codebook(4, 6, init=KMeans(batches=2)))
+    layer = copy.deepcopy(eager)
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        compiled(x)
+        eager(x)
+    assert layer.codebook.batches == 2
+    layer.train()
+    compiled(x)
+    eager(x)
+    assert ["featherlight.kmeans_codes.default" in graph for graph in graphs] == [True, False]
+    torch.testing.assert_close(layer.state_dict(), eager.state_dict())
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter warns of itself

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch.vector_quantize_pytorch import directional_reparam
 
-from featherlight.nn.vector_quantizers import Codebook, DiVeQ, GumbelQuantizer, noise
+from featherlight.nn.vector_quantizers import Codebook, DiVeQ, GumbelQuantizer, VectorQuantizer, noise
 from featherlight.nn.vector_quantizers.noise import NoiseStream
 from tests.oracles.philox import philox as slow_philox
 
@@ -159,6 +160,31 @@ def test_the_temperature_can_be_lowered_and_is_saved() -> None:
     for wrong in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="`temperature` must be above 0 and finite"):
             layer.set_temperature(wrong)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: DiVeQ(Codebook(8, 4, learnable=True, init=None)), "other random numbers than before"),
+        (_gumbel, "other random numbers than before"),
+        (lambda: VectorQuantizer(Codebook(8, 4, init=None)), "other codes than before"),
+        (lambda: VectorQuantizer(Codebook(8, 4, learnable=True)), "other codes than before"),
+    ],
+)
+def test_what_changes_in_each_step_is_not_computed_twice(make, sentence: str, reentrant: bool) -> None:
+    layer = make()
+    x = _rows(5, 4).requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        values, _, aux_loss = layer(x)
+        return values.square().sum() + aux_loss
+
+    result = checkpoint(loss, x, use_reentrant=reentrant)
+    with pytest.raises(ValueError, match=rf"{sentence}.*Leave the quantizer out of `torch.utils.checkpoint`"):
+        result.backward()
+    layer.eval()
+    checkpoint(loss, x, use_reentrant=reentrant).backward()
 
 
 @pytest.mark.parametrize(

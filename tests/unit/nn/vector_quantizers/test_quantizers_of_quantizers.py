@@ -13,6 +13,7 @@ from featherlight.nn.vector_quantizers import (
     FiniteScalarQuantizer,
     GroupedQuantizer,
     LookupFreeQuantizer,
+    ProjectedQuantizer,
     Quantized,
     ResidualQuantizer,
     StageDropout,
@@ -109,7 +110,7 @@ def test_statistics_of_a_stage_come_from_the_examples_that_keep_it() -> None:
     indices = layer(_rows(200, 4)).codes.indices
     used = indices[:, 1][indices[:, 1] >= 0].bincount(minlength=8)
     assert 0 < int(used.sum()) < 200
-    torch.testing.assert_close(layer.stages[1].learner.counts, before * 0.99 + 0.01 * used)
+    torch.testing.assert_close(layer.stages[1].learner.counts, before * 0.9 + 0.1 * used)
 
 
 def test_groups_are_their_parts_side_by_side() -> None:
@@ -179,3 +180,13 @@ def test_codes_of_all_stages_start_from_a_first_batch_of_one_example() -> None:
     layer(_rows(1, 50, 4))
     assert all(int(stage.codebook.batches) == 1 for stage in stages)
     assert len({int(layer(_rows(1, 50, 4, seed=seed)).codes.indices.min()) for seed in range(8)}) == 2
+
+
+def test_codes_of_a_projection_are_not_chosen_at_the_precision_of_autocast() -> None:
+    layer = ProjectedQuantizer(VectorQuantizer(Codebook(512, 8, init=None)), 32).eval()
+    x = _rows(2000, 32)
+    expected = layer(x).codes.indices
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = layer(x)
+    assert torch.equal(result.codes.indices, expected)
+    assert result.values.dtype == torch.float32

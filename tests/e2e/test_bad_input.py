@@ -61,7 +61,7 @@ def test_an_unknown_column_lists_the_columns_and_suggests_one(run, models, revie
         (("--trainable", "("), "not a regular expression"),
         (("--metric", "pearson"), "for numbers"),
         (("--metric", "acuracy"), "metric"),
-        (("--method", "zoo"), "'zo', 'svrg', 'mezo' or 'adamw'"),
+        (("--method", "zoo"), "'zo', 'svrg', 'fzoo', 'lozo', 'conmezo', 'agzo', 'mezo' or 'adamw'"),
         (("--batch", 0), "must be positive"),
         (("--lr", "nan"), "finite positive"),
         (("--set", "optimizer.sigm=1"), "optimizer.sigma"),

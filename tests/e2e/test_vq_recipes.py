@@ -176,3 +176,19 @@ def test_bad_choices_get_a_sentence(run, tmp_path, recipe, change, sentence):
     done = run("run", recipe, *settings(change), "--out", tmp_path / "run")
     assert done.code == 2
     assert sentence in done.err
+
+
+def test_a_run_that_diverges_is_reported_and_the_sweep_goes_on(run, tmp_path):
+    tiny = ("--set", "steps=4", "--set", "evaluations=1", "--set", "evaluated=50", "--set", "prior=none")
+    rates = ("--set", "quantizer.kind=vq", "--set", "optimizer.lr=1e6,1e-3")
+    done = run("run", "vq/digits", *tiny, *rates, "--out", tmp_path / "sweep")
+    assert "Traceback" not in done.err
+    summaries = sorted(tmp_path.glob("sweep/*/summary.json"))
+    stops = [json.loads(path.read_text())["stopped"] for path in summaries]
+    assert sorted(stops) == ["finished", "not finite"], done.err
+
+
+def test_a_list_that_looks_like_a_sweep_is_explained(run, tmp_path):
+    done = run("run", "vq/digits", "--set", "network.strides=2,2", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "`network.strides` takes a list and got 2. Write it in brackets, such as [2,2]" in done.err

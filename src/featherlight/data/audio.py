@@ -172,7 +172,8 @@ def load_recordings(path: Path, *, valid_fraction: float) -> tuple[Recordings, R
         mono = samples.mean(0, dtype=np.float32)
         stop = len(mono) - round(len(mono) * valid_fraction)
         return Recordings(clips=[mono[:stop]], rate=clips[0].rate), Recordings(clips=[mono[stop:]], rate=clips[0].rate)
-    parts = split_rows(torch.zeros(len(clips)), valid_fraction=valid_fraction, seed=0, stratify=False)
+    share = max(valid_fraction, 1 / len(clips)) if valid_fraction < 1 else valid_fraction
+    parts = split_rows(torch.zeros(len(clips)), valid_fraction=share, seed=0, stratify=False)
     train, valid = ([clips[i] for i in part.tolist()] for part in parts)
     return Recordings(clips=train, rate=clips[0].rate), Recordings(clips=valid, rate=clips[0].rate)
 
@@ -243,7 +244,9 @@ def _opened(path: Path) -> Iterator[wave.Wave_read]:
         raise ValueError(f"there is no file {path}. Check the path.") from None
     except (wave.Error, EOFError, OSError) as error:
         advice = _ADVICE.format(name=path.name)
-        raise ValueError(f"{path} cannot be read as a wav file ({error or 'it is cut short'}). {advice}") from error
+        raise ValueError(
+            f"{path} cannot be read as a wav file ({str(error) or 'it is cut short'}). {advice}"
+        ) from error
 
 
 def _from_pcm(data: bytes, width: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from featherlight.objective.protocols import Batch, PerExampleLoss
 
 
 class NonFiniteLossError(ValueError):
-    """A loss was NaN or infinite; the step was neither recorded nor applied."""
+    """A loss, or something it is made of, was NaN or infinite; the step was neither recorded nor applied."""
 
 
 def finite(loss: PerExampleLoss, step: int, rows: Sequence[int]) -> PerExampleLoss:

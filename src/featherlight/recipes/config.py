@@ -269,6 +269,11 @@ def _sentence(error: Any) -> str:
         return f"`{path}` is missing, and the run needs it."
     if error["type"] == "value_error":
         return message
+    if error["type"] in ("tuple_type", "list_type"):
+        return (
+            f"`{path}` takes a list and got {error['input']!r}. Write it in brackets, such as [2,2]; with commas alone each "
+            "value is a run of its own."
+        )
     return f"`{path}` is {error['input']!r}: {message}."
 
 

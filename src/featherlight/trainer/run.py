@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -140,7 +140,10 @@ class Run:
         except NonFiniteLossError as not_finite:
             stopped, error = "not finite", str(not_finite)
             self.notes.append(error)
-        self.evaluate()
+        with (
+            suppress(NonFiniteLossError) if error else nullcontext()
+        ):  # what ended the run may keep it from being scored
+            self.evaluate()
         if self.world.is_first:
             self._leave(memory, stopped)
         return Finished(steps=self.steps, seconds=self.seconds, scores=self.scores, stopped=stopped, error=error)

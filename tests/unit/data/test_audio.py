@@ -72,6 +72,8 @@ def test_a_folder_is_split_by_files_and_channels_are_averaged(tmp_path: Path) ->
         round(float(part.first(9, length=20)[i].mean()), 3) for part in (train, valid) for i in range(len(part.clips))
     }
     assert levels == {0.1, 0.2, 0.3, 0.4}
+    train, valid = load_recordings(tmp_path, valid_fraction=0.1)
+    assert (len(train.clips), len(valid.clips)) == (3, 1), "too few for a tenth, and one of them validates"
     for number in range(1, 4):
         (tmp_path / f"{number}.wav").unlink()
     train, valid = load_recordings(tmp_path, valid_fraction=0.25)

@@ -90,8 +90,8 @@ class Codebook(nn.Module):
 
     @property
     def waits(self) -> bool:
-        """Whether the next batch in training may set the codes; known without looking at a tensor."""
-        return self._waits
+        """Whether the next batch in training may set the codes, not if they are frozen; known without looking at a tensor."""
+        return self._waits and (self.weight.requires_grad or not self.learnable)
 
     @property
     def books(self) -> Float[Tensor, "B K F"]:
@@ -144,20 +144,26 @@ def _look_whether_codes_wait(codebook: Codebook, _: object = None) -> None:
     codebook._waits = codebook.init is not None and int(codebook.batches) < codebook.init.batches
 
 
+def check_indices(indices: Int[Tensor, "..."], num_codes: int) -> None:
+    """Raises ValueError, outside torch.compile, for an index under -1 or over K - 1."""
+    if torch.compiler.is_compiling() or not indices.numel():
+        return
+    least, greatest = int(indices.min()), int(indices.max())
+    if least < -1 or greatest >= num_codes:
+        wrong = least if least < -1 else greatest
+        raise ValueError(
+            f"The codebook has {num_codes} codes, with indices 0 to {num_codes - 1} (-1 at masked positions); got {wrong}. "
+            "Were these codes made by another quantizer?"
+        )
+
+
 def look_up(codes: Float[Tensor, "K F"], indices: Int[Tensor, "..."]) -> Float[Tensor, "... F"]:
     """The codes at `indices`, of any shape; 0 at masked positions, whose index is -1. Differentiable in the codes.
 
     Raises:
         ValueError: outside torch.compile, an index under -1 or over K - 1.
     """
-    if not torch.compiler.is_compiling() and indices.numel():
-        least, greatest = int(indices.min()), int(indices.max())
-        if least < -1 or greatest >= len(codes):
-            wrong = least if least < -1 else greatest
-            raise ValueError(
-                f"The codebook has {len(codes)} codes, with indices 0 to {len(codes) - 1} (-1 at masked positions); got "
-                f"{wrong}. Were these codes made by another quantizer?"
-            )
+    check_indices(indices, len(codes))
     values = nn.functional.embedding(indices.clamp(min=0), codes)
     return values.masked_fill((indices < 0)[..., None], 0.0)
 

@@ -87,6 +87,8 @@ class DiVeQ(nn.Module):
             if self.training and self.codebook.waits:
                 self.codebook.start(rows_NF[None], positions.mask_N)
             codes_KF = self.codebook.weight.to(rows_NF.dtype)
+            if self.training and self.codebook.waits:  # the next batch may write them before this one's backward
+                codes_KF = codes_KF.clone()
             indices_N = nearest_codes(rows_NF, codes_KF)
             values_NF = self._reach(rows_NF, nn.functional.embedding(indices_N, codes_KF))
         return Quantized(

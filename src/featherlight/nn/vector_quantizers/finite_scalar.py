@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from featherlight.nn.vector_quantizers.codebook import check_indices
 from featherlight.nn.vector_quantizers.positions import to_rows
 from featherlight.nn.vector_quantizers.results import Codes, Quantized
 
@@ -97,6 +98,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def codes_to_values(self, codes: Codes) -> Float[Tensor, "..."]:
         """The values of codes, features at `channel_axis`, in the dtype of the module; 0 where an index is -1."""
+        check_indices(codes.indices, self.num_codes)
         indices = codes.indices.unsqueeze(-1)
         half_F = self.levels_F // 2
         whole = (indices.clamp(min=0) // self.basis_F) % self.levels_F - half_F

@@ -5,6 +5,7 @@ A part says how; `part.attach(codebook)` makes the module that does it and keeps
 Legend of shapes: B codebooks, N rows, F features, K codes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -44,6 +45,17 @@ class Learner(nn.Module):
 
     writes_codes: bool = True
     """Whether `update` may set codes, so that a forward pass in training is not the same a second time."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learner":
+        """As torch.nn.Module does, but statistics stay in float32 or more: counts outgrow half precision."""
+        precise = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, before in precise.items():
+            after = self._buffers[name]
+            assert after is not None
+            if after.is_floating_point() and after.element_size() < 4:
+                self._buffers[name] = before.to(after.device)
+        return self
 
     def restart(self, codebook: Codebook, start: Start) -> None:
         """Forgets what was learned if `codebook` started again, and takes up how many rows each code stood for."""

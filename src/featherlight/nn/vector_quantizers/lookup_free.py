@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from featherlight.nn.vector_quantizers.codebook import check_indices
 from featherlight.nn.vector_quantizers.positions import Positions, to_rows
 from featherlight.nn.vector_quantizers.processes import num_processes, sum_over_processes
 from featherlight.nn.vector_quantizers.results import Codes, Quantized
@@ -120,9 +121,9 @@ class LookupFreeQuantizer(nn.Module):
                 f"`dim` must be from 1 to {_MOST_BITS}, as each feature is a bit of an index; got {dim}. Split more features "
                 "over several with `GroupedQuantizer`."
             )
-        if scale <= 0 or commitment < 0:
+        if scale <= 0 or not 0 <= commitment < math.inf:
             raise ValueError(
-                f"`scale` must be above 0 and `commitment` not below 0; got {scale} and {commitment}. 1 and 0.25 are usual."
+                f"`scale` must be above 0, `commitment` at least 0 and finite; got {scale} and {commitment}. Take 1 and 0.25."
             )
         self.dim, self.scale, self.commitment, self.channel_axis = dim, scale, commitment, channel_axis
         self.entropy = entropy
@@ -158,6 +159,7 @@ class LookupFreeQuantizer(nn.Module):
 
     def codes_to_values(self, codes: Codes) -> Float[Tensor, "..."]:
         """The values of codes, features at `channel_axis`, in the dtype of the module; 0 where an index is -1."""
+        check_indices(codes.indices, 2**self.dim)
         signs = 2 * _bits(codes.indices, self.dim) - 1
         return (signs * self.unit).masked_fill(codes.indices.unsqueeze(-1) < 0, 0.0).movedim(-1, self.channel_axis)
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from featherlight.nn.vector_quantizers.processes import num_processes, sum_over_processes
+from featherlight.objective import NonFiniteLossError
 
 
 class Positions(NamedTuple):
@@ -38,11 +39,11 @@ class Positions(NamedTuple):
 
     def to_indices(self, indices: Tensor) -> Tensor:
         """Indices (N) or (N, k) by position, (...) or (..., k); -1 at masked positions."""
-        return self.keep(indices, -1).reshape(*self.shape, *indices.shape[1:])
+        return self.keep(indices, -1).reshape((*self.shape, *indices.shape[1:]))
 
     def to_weights(self, weights_Nk: Tensor) -> Tensor:
         """Weights (N, k) by position, (..., k); 0 at masked positions."""
-        return self.keep(weights_Nk).reshape(*self.shape, *weights_Nk.shape[1:])
+        return self.keep(weights_Nk).reshape((*self.shape, *weights_Nk.shape[1:]))
 
     def keep(self, rows: Tensor, other: float = 0.0) -> Tensor:
         """`rows` (N) or (N, anything), with `other` in masked rows, whatever stood there; their gradient is 0."""
@@ -80,10 +81,11 @@ def to_rows(x: Tensor, *, dim: int, channel_axis: int = -1, mask: Tensor | None 
         mask: bool, shape of `x` without features, True at positions that count; None if all do.
 
     Raises:
-        ValueError: x is not float, has no such axis, another number of features or, outside torch.compile and
-            torch.export, a value that is not finite at a position that counts; a mask of another shape or dtype.
+        ValueError: x is not float, has no such axis or another number of features; a mask of another shape or dtype.
+        NonFiniteLossError: outside torch.compile and torch.export, a value that is not finite at a position that counts.
 
-    A pass over x looks for values that are not finite; on a CUDA device it waits for them. Channel-last float32 and
+    A pass over x looks for values that are not finite; on a CUDA device it waits for them. Under torch.compile, which
+    cannot wait, positions with such values are masked: they get no code and teach nothing. Channel-last float32 and
     float64 inputs are viewed, others are copied.
     """
     _check_layout(x, dim, channel_axis)
@@ -97,6 +99,9 @@ def to_rows(x: Tensor, *, dim: int, channel_axis: int = -1, mask: Tensor | None 
     if rows_NF.dtype not in (torch.float32, torch.float64):
         rows_NF = rows_NF.float()
     mask_N = None if mask is None else mask.reshape(-1)
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        finite_N = torch.isfinite(rows_NF).all(1)
+        mask_N = finite_N if mask_N is None else mask_N & finite_N
     axis = channel_axis if channel_axis < 0 else channel_axis - x.ndim
     positions = Positions(rows_NF, mask_N, shape, axis, x.dtype)
     return positions if mask_N is None else positions._replace(rows_NF=positions.keep(rows_NF))
@@ -174,9 +179,9 @@ def _check_finite(last_x: Tensor, mask: Tensor | None) -> None:
     wrong = torch.nonzero(~torch.isfinite(summed.detach()))
     if len(wrong):
         *position, feature = wrong[0].tolist()
-        value = float(last_x[(*position, feature)])
+        value = float(last_x.detach()[(*position, feature)])
         bad = int((~torch.isfinite(summed.detach()).all(-1)).sum())
-        raise ValueError(
+        raise NonFiniteLossError(
             f"The vector at position {tuple(position)} is not finite: feature {feature} is {value}, and {bad} of "
             f"{summed[..., 0].numel()} positions are like it. No code is nearest to such a vector. Look for a step that was "
             "too large, or for a division by zero before the quantizer."

@@ -60,8 +60,10 @@ class SimVQ(nn.Module):
                 f"init={codebook.init}."
             )
         self.dim = codebook.dim if dim is None else dim
-        if self.dim < 1 or commitment < 0:
-            raise ValueError(f"`dim` must be at least 1 and `commitment` not negative; got {dim} and {commitment}.")
+        if self.dim < 1 or not 0 <= commitment < math.inf:
+            raise ValueError(
+                f"`dim` must be at least 1 and `commitment` finite and not negative; got {dim} and {commitment}."
+            )
         self.codebook, self.gradient = codebook, gradient
         self.commitment, self.channel_axis = commitment, channel_axis
         self.transform = nn.Linear(codebook.dim, self.dim, bias=False)
@@ -103,7 +105,8 @@ class SimVQ(nn.Module):
 
     def codes_to_values(self, codes: Codes) -> Float[Tensor, "..."]:
         """The values of codes, features at `channel_axis`, in the dtype of the module; 0 where an index is -1."""
-        return self.transform(self.codebook(codes.indices)).movedim(-1, self.channel_axis)
+        with without_autocast(codes.indices):
+            return self.transform(self.codebook(codes.indices)).movedim(-1, self.channel_axis)
 
     def extra_repr(self) -> str:
         """What it was made with."""

@@ -102,6 +102,8 @@ class SoftConvexQuantizer(nn.Module):
             if self.training and self.codebook.waits:
                 self.codebook.start(rows_NF[None], positions.mask_N)
             codes_KF = self.codebook.weight.to(rows_NF.dtype)
+            if self.training and self.codebook.waits:  # the next batch may write them before this one's backward
+                codes_KF = codes_KF.clone()
             quantize = self._nearest if self.hard else self._mixed
             chosen_NF, values_NF, indices, weights = quantize(rows_NF, codes_KF)
             aux_loss = self._loss(positions, codes_KF, chosen_NF)
@@ -206,5 +208,7 @@ def _check(codebook: Codebook, strength: float, commitment: float) -> None:
             f"A SoftConvexQuantizer mixes the codes of one book; got a codebook with `num_books={codebook.num_books}`. For "
             "several take a `GroupedQuantizer`."
         )
-    if commitment < 0:
-        raise ValueError(f"`commitment` must not be negative, which would drive vectors from codes; got {commitment}.")
+    if not 0 <= commitment < math.inf:
+        raise ValueError(
+            f"`commitment` must not be negative (it would drive vectors from codes) or infinite; got {commitment}."
+        )

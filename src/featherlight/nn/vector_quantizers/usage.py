@@ -219,6 +219,11 @@ class CodebookUsage:
                 f"`latents` and `values` must have one shape with `dim`, {self.dim}, features on the channel axis; got "
                 f"{tuple(latents.shape)} and {tuple(values.shape)} with that axis put last."
             )
+        if mask is not None and mask.shape != latents.shape[:-1]:
+            raise ValueError(
+                f"`mask` must have the shape of the latents without their features, {tuple(latents.shape[:-1])}; got "
+                f"{tuple(mask.shape)}."
+            )
         counted = torch.ones(latents.shape[:-1], dtype=torch.bool, device=latents.device) if mask is None else mask
         x_PF = torch.where(counted[..., None], latents, 0).to(torch.float64).flatten(0, -2)
         values_PF = torch.where(counted[..., None], values, 0).to(torch.float64).flatten(0, -2)

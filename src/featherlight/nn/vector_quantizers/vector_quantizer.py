@@ -64,9 +64,9 @@ class VectorQuantizer(nn.Module):
                 f"A quantizer of {heads} heads takes a codebook with `num_books={heads}`, one for each, or `num_books=1`, one "
                 f"for all; got {codebook.num_books}."
             )
-        if commitment < 0:
+        if not 0 <= commitment < math.inf:
             raise ValueError(
-                f"`commitment` must not be negative, which would drive vectors from codes; got {commitment}."
+                f"`commitment` must not be negative (it would drive vectors from codes) or infinite; got {commitment}."
             )
         if learn is None:
             learn = GradientUpdate() if codebook.learnable else EmaUpdate()

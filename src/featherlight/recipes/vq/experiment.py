@@ -18,13 +18,14 @@ from torch.optim import AdamW, Optimizer
 from featherlight.meter import Meter
 from featherlight.nn.models import Reconstruction, default_device
 from featherlight.nn.vector_quantizers import CodebookUsage, Usage
-from featherlight.objective import BatchObjective, ClipGradient, Objective, ObjectivesInTurn, finite
+from featherlight.objective import BatchObjective, ClipGradient, NonFiniteLossError, Objective, ObjectivesInTurn, finite
 from featherlight.optim import OptimizersInTurn
 from featherlight.optim.zeroth_order import Journal
 from featherlight.recipes.vq.config import AdversaryConfig, ImageVqConfig, TrainingConfig
 from featherlight.recipes.vq.losses import deception, hinge, squared_error
 from featherlight.recipes.vq.networks import Blueprint, Networks, build_networks, train_only, write_networks
 from featherlight.recipes.vq.task import Task
+from featherlight.report import Section
 from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
@@ -37,8 +38,6 @@ def build_experiment(config: TrainingConfig, task: Task, workspace: Workspace) -
     Raises:
         ValueError: bad choices, or examples whose sizes do not fit them.
     """
-    from featherlight.recipes.vq.sections import sections
-
     resolved = dataclasses.replace(config, quantizer=config.quantizer.resolved())
     adversary = config.adversary if isinstance(config, ImageVqConfig) else None
     networks = build_networks(_blueprint(resolved, task), adversary)
@@ -55,10 +54,20 @@ def build_experiment(config: TrainingConfig, task: Task, workspace: Workspace) -
         method=config.quantizer.kind,
         facts=run.facts(),
         write_model=lambda path: write_networks(path, networks),
-        sections=lambda: sections(run),
+        sections=partial(_sections_if_finite, run),
         origin={"data": task.digest},
         config=resolved,
     )
+
+
+def _sections_if_finite(run: "Codec") -> Sequence[Section]:
+    """None of a network that is no longer finite, of which nothing can be shown."""
+    from featherlight.recipes.vq.sections import sections
+
+    try:
+        return sections(run)
+    except NonFiniteLossError:
+        return []
 
 
 def _blueprint(config: TrainingConfig, task: Task) -> Blueprint:

@@ -155,8 +155,8 @@ def _checked_strength(strength: Tensor | float, z: Tensor) -> Tensor:
             return result
         value = float(result.detach())
     else:
-        value = float(strength)
-        result = torch.tensor(value, dtype=z.dtype, device=z.device)
+        result = torch.tensor(float(strength), dtype=z.dtype, device=z.device)
+        value = float(result)
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(
             f"`strength` must be above 0 and finite; got {value}. At 0 the shares of the codes are not unique; take a "

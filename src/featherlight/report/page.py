@@ -1,6 +1,7 @@
 """The HTML page of one run or several: one file, nothing loaded from anywhere."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
     return _environment().get_template("page.html.j2").render(page=page_view(runs), style=Markup(_read(_STYLE)))
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=DictLoader({name: _read(name) for name in _TEMPLATES}),

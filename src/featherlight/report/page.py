@@ -1,6 +1,7 @@
 """The HTML page of one run or several: one file, nothing loaded from anywhere."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def render_report(runs: Sequence[RunRecord]) -> str:
     return _environment().get_template("page.html.j2").render(page=page_view(runs), style=Markup(_read(_STYLE)))
 
 
+@cache
 def _environment() -> Environment:
+    """Made once: templates are compiled for the first page of a process, and a sweep writes many."""
     environment = Environment(
         loader=DictLoader({name: _read(name) for name in _TEMPLATES}),
         autoescape=True,
@@ -76,5 +79,6 @@ def _exact(quantity: Quantity) -> Markup:
     return Markup('<data value="{}">{}</data>').format(quantity.value, quantity.text)
 
 
+@cache
 def _read(name: str) -> str:
     return files("featherlight.report").joinpath(name).read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ Legend of shapes: ... are positions (batch, time, rows, columns), N all of them,
 """
 
 import math
-from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -49,7 +48,7 @@ class DiVeQ(nn.Module):
     variant.
     """
 
-    code_shape: Final[tuple[int, ...]] = ()
+    code_shape: tuple[int, ...] = ()
     """No axes of codes: one index a position."""
 
     def __init__(self, codebook: Codebook, *, noise_std: float = 1e-3, seed: int = 0, channel_axis: int = -1) -> None:

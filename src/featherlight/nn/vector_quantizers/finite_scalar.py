@@ -48,7 +48,7 @@ class FiniteScalarQuantizer(nn.Module):
     (the appendix has tan), and a feature of two levels, for which the shift is infinite, is not shifted.
     """
 
-    code_shape: Final[tuple[int, ...]] = ()
+    code_shape: tuple[int, ...] = ()
     """No axes of codes: one index a position."""
 
     levels_F: Tensor

@@ -4,7 +4,6 @@ Legend of shapes: ... are positions (batch, time, rows, columns), N all of them,
 """
 
 import math
-from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -50,7 +49,7 @@ class GumbelQuantizer(nn.Module):
     loss of here.
     """
 
-    code_shape: Final[tuple[int, ...]] = ()
+    code_shape: tuple[int, ...] = ()
     """No axes of codes: one index a position."""
 
     temperature: Tensor

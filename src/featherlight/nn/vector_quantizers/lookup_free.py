@@ -104,7 +104,7 @@ class LookupFreeQuantizer(nn.Module):
     section 3.1.
     """
 
-    code_shape: Final[tuple[int, ...]] = ()
+    code_shape: tuple[int, ...] = ()
     """No axes of codes: one index a position."""
 
     unit: Tensor

@@ -5,7 +5,6 @@ code.
 """
 
 import math
-from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -44,7 +43,7 @@ class SimVQ(nn.Module):
     arXiv 2411.02038, algorithm 1.
     """
 
-    code_shape: Final[tuple[int, ...]] = ()
+    code_shape: tuple[int, ...] = ()
     """No axes of codes: one index a position."""
 
     def __init__(

@@ -1,5 +1,6 @@
 """A run that was stopped, killed or damaged: what goes on to the same bits, and what is refused."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(run, tmp_path):
     command = [sys.executable, "-c", "from featherlight.cli import main; main()", "run", "classify/digits", *settings]
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (killed / "save.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not list(killed.glob("saves/save-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -69,24 +70,38 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(run, tmp_path):
     assert same(weights(whole), weights(killed))
 
 
-def test_a_kill_during_a_save_leaves_the_one_before(run, stopped, tmp_path, monkeypatch):
+def test_a_save_that_fails_leaves_the_one_before(run, stopped, tmp_path, monkeypatch):
     out = shutil.copytree(stopped, tmp_path / "run")
-    before = (out / "save.safetensors").read_bytes()
+    (before,) = out.glob("saves/save-*/state.safetensors")
+    data = before.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert run(*DIGITS, "--out", out).code == 1
-    assert (out / "save.safetensors").read_bytes() == before
+    assert before.read_bytes() == data
+    assert run("verify", out).code == 0
     assert run(*DIGITS, "--out", out).code == 0
+    assert not (out / "saves").exists()
 
 
-def test_a_damaged_save_is_refused(run, stopped, tmp_path):
+def test_a_damaged_save_is_passed_over_and_refused_only_if_it_is_the_last(run, stopped, tmp_path):
     out = shutil.copytree(stopped, tmp_path / "run")
-    data = bytearray((out / "save.safetensors").read_bytes())
+    (save,) = out.glob("saves/save-*")
+    newer = shutil.copytree(save, save.with_name("save-000999"))
+    data = bytearray((newer / "state.safetensors").read_bytes())
     data[-9] ^= 4
-    (out / "save.safetensors").write_bytes(data)
+    (newer / "state.safetensors").write_bytes(data)
+    found = run("verify", out, "--json")
+    assert found.code == 4
+    assert [one["state"] for one in json.loads(found.out)] == ["unchecked", "damaged", "intact"]
+    kept = shutil.copytree(out, tmp_path / "kept")
     done = run(*DIGITS, "--out", out)
-    assert done.code == 2
-    assert "is altered" in done.err
+    assert done.code == 0
+    assert f"skipped a damaged save: {newer / 'state.safetensors'} is altered" in done.err
+    assert "resumed at step" in done.err
+    shutil.rmtree(kept / "saves" / save.name)
+    refused = run("run", "--resume", kept)
+    assert refused.code == 2
+    assert "all saves in" in refused.err
 
 
 def test_a_sweep_that_is_interrupted_goes_on(run, tmp_path, monkeypatch):

@@ -262,7 +262,7 @@ def test_momentum_of_lozo_takes_rows_times_directions() -> None:
         optimizer.step(make_objective(model, step))
     trails = {target.name: tuple(target.trail.shape) for target in optimizer.targets if target.trail is not None}
     assert trails == {"0.weight": (2, 6), "0.bias": (1, 6), "3.weight": (2, 2), "3.bias": (1, 2)}
-    assert {len(encode_record(record)) for record in keep.records} == {34 + 2 * 2}
+    assert {len(encode_record(record)) for record in keep.records} == {36 + 2 * 2}
 
 
 def test_the_cone_remembers_its_window_alone() -> None:
@@ -273,7 +273,7 @@ def test_the_cone_remembers_its_window_alone() -> None:
         optimizer.step(make_objective(model, step))
     assert [len(record.echoes) for record in keep.records] == [0, 1, 2, 3, 3, 3, 3]
     assert list(optimizer.earlier) == list(optimizer.weights) == [4, 5, 6]
-    assert len(encode_record(keep.records[-1])) == 34 + 2 + 3 * 8
+    assert len(encode_record(keep.records[-1])) == 36 + 2 + 3 * 8
 
 
 def test_a_step_of_no_slope_leaves_the_cone_and_the_weights_alone() -> None:

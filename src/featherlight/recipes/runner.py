@@ -3,13 +3,26 @@
 import hashlib
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featherlight.recipes.catalogue import Recipe, from_file, make_config
 from featherlight.recipes.config import RunConfig, changed, parse_set, to_toml
-from featherlight.trainer import Display, Finished, Identity, Judge, Listener, Run, RunDirectory, Workspace, World
+from featherlight.trainer import (
+    Display,
+    Finished,
+    Identity,
+    Judge,
+    Listener,
+    Run,
+    RunDirectory,
+    Workspace,
+    World,
+    has_manifest,
+    write_manifest,
+)
 
 ALONE = World()
 _MOST_RUNS = 1000
@@ -181,7 +194,9 @@ def _complete(path: Path, world: World) -> None:
 
     directory = RunDirectory(path=path)
     if world.is_first:
-        directory.save.unlink(missing_ok=True)
+        shutil.rmtree(directory.saves, ignore_errors=True)
+        if not has_manifest(path):
+            write_manifest(path, directory.lasting_files)
         if not directory.report.is_file():
             write_report([read_run(path)], directory.report)
 

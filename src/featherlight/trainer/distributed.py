@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 from featherlight.functional import QuantizedTensor
 from featherlight.objective import NonFiniteLossError, Objective, ShareableObjective, Team
 from featherlight.optim import AGZO, MeZO, RecordedOptimizer
+from featherlight.trainer.digests import weights_digest
 from featherlight.trainer.experiment import Experiment
-from featherlight.trainer.journal import weights_digest
 from featherlight.trainer.parallel import PARALLEL, Parallel
 from featherlight.trainer.run_directory import RunDirectory
 

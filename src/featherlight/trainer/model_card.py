@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featherlight.trainer.digests import file_digest
 from featherlight.trainer.files import write_atomically
 
 if TYPE_CHECKING:
     from featherlight.trainer.run import Run
 
-_CHUNK = 1 << 20
 
-
-def write_model_card(run: Run) -> None:
-    """Writes README.md into the run's model directory; if that fails, it says so and the model stays as it is."""
+def write_model_card(run: Run, folder: Path) -> None:
+    """Writes README.md into the folder of the run's model; if that fails, it says so and the model stays as it is."""
     try:
-        text = model_card(run)
-        write_atomically(run.directory.model / "README.md", lambda file: file.write(text.encode()))
+        text = model_card(run, folder)
+        write_atomically(folder / "README.md", lambda file: file.write(text.encode()))
     except Exception as error:
         run.display.say(
             f"warning: the model is saved, but its card could not be written ({type(error).__name__}: {error})"
         )
 
 
-def model_card(run: Run) -> str:
+def model_card(run: Run, folder: Path) -> str:
     """What the model is, what it was made from, how well it does, and the command that makes it again."""
     from huggingface_hub import ModelCardData
 
@@ -39,7 +37,6 @@ def model_card(run: Run) -> str:
         model_name=experiment.title,
         metrics=[scores.metric] if scores.metric else None,
     )
-    folder = run.directory.model
     rows = [
         *experiment.facts.items(),
         ("method", experiment.method or "-"),
@@ -47,7 +44,9 @@ def model_card(run: Run) -> str:
         ("steps", f"{run.steps:,} in {run.seconds:,.0f} s"),
         ("seed", str(identity.seed)),
     ]
-    digests = [f"| `{path.relative_to(folder)}` | `{sha256(path)}` |" for path in sorted(folder.rglob("*.safetensors"))]
+    digests = [
+        f"| `{path.relative_to(folder)}` | `{file_digest(path)}` |" for path in sorted(folder.rglob("*.safetensors"))
+    ]
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {experiment.title}",
@@ -58,15 +57,6 @@ def model_card(run: Run) -> str:
         *(f"Note: {note}" for note in run.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _number(value: Any) -> str:

@@ -1,27 +1,31 @@
 """One run, whatever is trained: begin or take up, steps until the budget is used up, evaluations, and what is left on disk."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from featherlight.functional import QuantizedTensor
 from featherlight.meter import AllocationPeak, Meter, allocation_peak
 from featherlight.objective import NonFiniteLossError, Objective
 from featherlight.trainer.distributed import World, shared
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
+from featherlight.trainer.manifest import replace_directory, write_manifest
 from featherlight.trainer.memory import MemoryUse, measure_memory
 from featherlight.trainer.metrics import Listener, MetricsLog
 from featherlight.trainer.model_card import write_model_card
 from featherlight.trainer.progress import Display, said_warnings
-from featherlight.trainer.run_directory import RunDirectory, replace_directory
-from featherlight.trainer.save import write_save
+from featherlight.trainer.run_directory import RunDirectory
+from featherlight.trainer.saves import keep_save
 from featherlight.trainer.scores import Scores
 from featherlight.trainer.summary import Identity, write_summary
 from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
@@ -205,6 +209,8 @@ class Run:
             go_on()
         if journal is None:
             self.save(optimizer)
+        else:
+            journal.note_state(self.clock.step)
         return memory
 
     def _peak(self) -> AbstractContextManager[AllocationPeak]:
@@ -225,19 +231,31 @@ class Run:
             **speed,
         )
 
-    def save(self, optimizer: Optimizer) -> None:
-        """Saves weights and optimizer state, for what has no journal."""
+    @property
+    def can_save(self) -> bool:
+        """Whether the weights are plain tensors, which a file can hold."""
+        return not any(isinstance(parameter.data, QuantizedTensor) for parameter in self.experiment.model.parameters())
+
+    def save(self, optimizer: Optimizer, *, step: int | None = None, journal: int | None = None) -> None:
+        """Saves weights and optimizer state.
+
+        Args:
+            optimizer: of the present stage.
+            step: of the stage, if it is not the clock's.
+            journal: checksum of the journal there, for a run that has one.
+        """
         progress = {
             "stage": self.stage,
-            "step": self.clock.step,
+            "step": self.clock.step if step is None else step,
+            "journal": journal,
             "seconds": self.clock.seconds,
             "steps_before": self.steps_before,
             "seconds_before": self.seconds_before,
             "counters": self.meter.as_dict(),
             "origin": dict(self.experiment.origin),
         }
-        write_save(
-            self.directory.save,
+        keep_save(
+            self.directory.saves,
             self.experiment.model,
             optimizer,
             progress,
@@ -278,14 +296,19 @@ class Run:
     def _leave(self, memory: MemoryUse | None, stopped: str) -> None:
         from featherlight.report import read_run, write_report, write_sections  # takes 0.3 s
 
-        if self.experiment.write_model is not None:
-            replace_directory(self.directory.model, self.experiment.write_model)
-            write_model_card(self)
+        if (write_model := self.experiment.write_model) is not None:
+
+            def fill(folder: Path) -> None:
+                write_model(folder)
+                write_model_card(self, folder)
+
+            replace_directory(self.directory.model, fill)
         write_sections(self.directory.sections, self.experiment.sections())
         self.log.flush()
         write_summary(self, memory, stopped)
         if stopped == "finished":
-            self.directory.save.unlink(missing_ok=True)
+            shutil.rmtree(self.directory.saves, ignore_errors=True)
+            write_manifest(self.directory.path, self.directory.lasting_files)
         write_report([read_run(self.directory.path)], self.directory.report)
 
 

@@ -6,13 +6,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from featherlight.trainer.files import sync_directory, write_atomically
+from featherlight.trainer.files import write_atomically
+from featherlight.trainer.saves import saves
 
 _LOCK = ".lock"
 _OF_AN_ABANDONED_RUN = {_LOCK, "scratch", "metrics.jsonl", "asked.toml"}
@@ -52,9 +53,9 @@ class RunDirectory:
         return self.path / "journal"
 
     @property
-    def save(self) -> Path:
-        """Weights and optimizer state, for what has no journal; removed when the run is finished."""
-        return self.path / "save.safetensors"
+    def saves(self) -> Path:
+        """Weights and optimizer state at times, each in a directory of its own; removed when the run is finished."""
+        return self.path / "saves"
 
     @property
     def model(self) -> Path:
@@ -80,6 +81,11 @@ class RunDirectory:
     def scratch(self) -> Path:
         """A folder for large temporary files, which is there while the directory is open."""
         return self.path / "scratch"
+
+    @property
+    def lasting_files(self) -> Sequence[Path]:
+        """What no longer changes when the run is finished; `report` makes the page again whenever it is asked to."""
+        return self.config, self.asked, self.metrics, self.journal, self.summary, self.sections
 
     @property
     def resume_command(self) -> str:
@@ -143,28 +149,7 @@ class RunDirectory:
     @property
     def holds_steps(self) -> bool:
         """Whether an earlier part of the run left a journal or a save."""
-        return self.journal.is_file() or self.save.is_file()
-
-
-def replace_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Has `write` fill a directory beside `path`, flushes it to disk and renames it to `path`, in the place of an old one."""
-    beside, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        write(beside)
-        for one in beside.rglob("*"):
-            if one.is_file():
-                with one.open("rb") as file:
-                    os.fsync(file.fileno())
-        sync_directory(beside)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        beside.rename(path)
-        sync_directory(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        return self.journal.is_file() or bool(saves(self.saves))
 
 
 def take_lock(lock: IO[str], path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from featherlight.meter import Meter
+from featherlight.trainer.digests import weights_digest
 from featherlight.trainer.files import replace_file
-from featherlight.trainer.journal import weights_digest
 from featherlight.trainer.parallel import spread_like, whole
 
 _TENSOR = "$tensor"
@@ -60,6 +60,13 @@ def write_save(
     text = json.dumps(document)
     metadata = {"featherlight": text, "digest": _digest(text, contiguous)}
     meter.bytes_written += replace_file(path, lambda beside: _serialize(_apart(contiguous), beside, metadata))
+
+
+def saved_bytes(model: nn.Module, optimizer: Optimizer, *, everything: bool = False) -> int:
+    """About how many bytes a save takes."""
+    tensors = dict(_state(model, everything))
+    _flatten(optimizer.state_dict(), "optimizer", tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def load_save(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

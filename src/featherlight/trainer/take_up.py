@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from featherlight.optim import RecordedOptimizer
 from featherlight.trainer.experiment import Evaluation
-from featherlight.trainer.journal import JournalContents, JournalWriter, read_journal
+from featherlight.trainer.journal import JournalContents, JournalWriter, read_journal, records_with_checks
+from featherlight.trainer.replay import load_fitted
 from featherlight.trainer.save import load_save, read_progress
+from featherlight.trainer.saves import newest_save
 
 if TYPE_CHECKING:
     from featherlight.trainer.run import Run
+
+REPLAY_SECONDS = 20.0
+"""A replay that takes longer is saved so often, so that a run that is killed again and again still comes to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +32,12 @@ class TakenUp:
     Attributes:
         stage: in which it stopped.
         journal: its steps; None if it is saved instead.
+        save: the newest that is sound; None replays the journal from its start.
     """
 
     stage: int
     journal: JournalContents | None
+    save: Path | None
 
 
 def take_up(run: Run) -> TakenUp:
@@ -39,14 +47,16 @@ def take_up(run: Run) -> TakenUp:
         ValueError: the journal or the save cannot be read, or the journal is of another base or other data.
     """
     if run.experiment.replay is None:
-        progress = read_progress(run.directory.save)
+        save = newest_save(run.directory.saves, run.display.say)
+        assert save is not None, "a run without a journal is taken up only where it has a save"
+        progress = read_progress(save)
         _check_origin(run, progress["origin"], run.experiment.origin)
-        return TakenUp(stage=progress["stage"], journal=None)
+        return TakenUp(stage=progress["stage"], journal=None, save=save)
     contents = read_journal(run.directory.journal)
     if contents.damage is not None:
         run.display.say(f"{contents.damage} The damaged part is kept beside it.")
     _check_origin(run, contents.header, run.experiment.replay.header)
-    return TakenUp(stage=0, journal=contents)
+    return TakenUp(stage=0, journal=contents, save=_save_on_the_way(run, contents))
 
 
 def open_journal(run: Run, found: TakenUp | None) -> JournalWriter | None:
@@ -59,7 +69,7 @@ def open_journal(run: Run, found: TakenUp | None) -> JournalWriter | None:
         header=replay.header,
         fitted=replay.fitted(),
         meter=run.meter,
-        resume_at=None if found is None or found.journal is None else found.journal.intact_bytes,
+        resume=None if found is None else found.journal,
     )
 
 
@@ -71,24 +81,17 @@ def restore_optimizer(run: Run, optimizer: Optimizer, found: TakenUp) -> None:
     """
     if found.journal is not None:
         assert isinstance(optimizer, RecordedOptimizer), "only an optimizer that can replay writes a journal"
-        _replay(run, optimizer, found.journal)
+        _replay(run, optimizer, found.journal, found.save)
         run.clock.step = len(found.journal.records)
     else:
-        progress = load_save(run.directory.save, run.experiment.model, optimizer)
+        assert found.save is not None, "what has no journal is taken up from a save"
+        progress = load_save(found.save, run.experiment.model, optimizer)
         run.clock.step, run.clock.seconds = progress["step"], progress["seconds"]
         run.steps_before, run.seconds_before = progress["steps_before"], progress["seconds_before"]
     run.log.truncate_after(run.steps)
     _read_log(run)
     run.clock.settle()
     run.display.say(f"resumed at step {run.steps:,}")
-
-
-def load_fitted(model: nn.Module, contents: JournalContents) -> None:
-    """Puts what the base does not contain into the model."""
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in contents.fitted.items():
-            own[name].copy_(tensor)
 
 
 def check_base(expected: str, digest: str, what: str) -> None:
@@ -111,7 +114,19 @@ def _check_origin(run: Run, before: Mapping[str, Any], now: Mapping[str, Any]) -
         )
 
 
-def _replay(run: Run, optimizer: RecordedOptimizer, contents: JournalContents) -> None:
+def _save_on_the_way(run: Run, contents: JournalContents) -> Path | None:
+    """The newest save if it was made on the way of these very steps; a journal alone is enough, so no other is needed."""
+    with suppress(ValueError):
+        save = newest_save(run.directory.saves, run.display.say)
+        if save is not None:
+            progress = read_progress(save)
+            step = progress["step"]
+            if 0 < step <= len(contents.records) and contents.checksums[step - 1] == progress["journal"]:
+                return save
+    return None
+
+
+def _replay(run: Run, optimizer: RecordedOptimizer, contents: JournalContents, save: Path | None) -> None:
     load_fitted(run.experiment.model, contents)
     kept = contents.header["parameters"]
     kept_names = {target.name for target in contents.targets(run.experiment.model)}
@@ -121,7 +136,16 @@ def _replay(run: Run, optimizer: RecordedOptimizer, contents: JournalContents) -
             f"{run.directory.path} was started with other trained parameters than its config.toml now chooses. "
             "Restore the config."
         )
-    optimizer.replay(contents.records)
+    start = 0 if save is None else load_save(save, run.experiment.model, optimizer)["step"]
+    parameters = {target.name: target.parameter for target in optimizer.targets}
+    chunks = records_with_checks(contents, parameters, start=start)
+    saved_at = time.monotonic()
+    for chunk in run.display.track(chunks, "replaying", len(contents.ends_of_runs(start, len(contents.records)))):
+        optimizer.replay(chunk)
+        if time.monotonic() - saved_at > REPLAY_SECONDS and run.can_save:
+            done = chunk[-1].step + 1
+            run.save(optimizer, step=done, journal=contents.checksums[done - 1])
+            saved_at = time.monotonic()
 
 
 def _read_log(run: Run) -> None:

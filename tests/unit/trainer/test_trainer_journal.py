@@ -15,17 +15,19 @@ from torch import nn
 from featherlight.meter import Meter
 from featherlight.optim import RankOneSigns, ZerothOrderSGD
 from featherlight.optim.zeroth_order import StepRecord, Target, apply_update, targets_of
-from featherlight.trainer import JournalContents, JournalWriter, read_journal, weights_digest
+from featherlight.trainer import JournalContents, JournalWriter, read_journal, replay_journal, weights_digest
 from featherlight.trainer.journal import encode_record
 from tests.unit.optim.problems import bits_of, make_model, make_objective
 
 
-def make_record(step: int, *, count: int = 2, groups: int = 1) -> StepRecord:
-    draw = torch.Generator().manual_seed(step)
+def make_record(step: int, *, count: int = 2, groups: int = 1, seed: int = 0) -> StepRecord:
+    draw = torch.Generator().manual_seed(step + seed)
     rates = torch.rand(groups, generator=draw).tolist()
     return StepRecord(
         step=step,
         seed=2**64 - 1 - step,
+        world=2 + step,
+        epoch=2**32 - 1 - step,
         scale=float(torch.rand((), generator=draw)),
         rates=tuple(rates),
         decays=tuple(1.0 for _ in rates),
@@ -48,12 +50,12 @@ def write_journal(path: Path, num_records: int, **options: Any) -> Meter:
 
 
 def plain(records: list[StepRecord]) -> list[tuple[Any, ...]]:
-    return [(r.step, r.seed, r.scale, r.rates, r.decays, r.coefficients.tolist()) for r in records]
+    return [(r.step, r.world, r.epoch, r.seed, r.scale, r.rates, r.decays, r.coefficients.tolist()) for r in records]
 
 
 def ends_of_records(path: Path, num_records: int) -> list[int]:
     """Offsets in the file after the header and after each record."""
-    sizes = [len(encode_record(make_record(step))) for step in range(num_records)]
+    sizes = [len(encode_record(make_record(step))) + 4 for step in range(num_records)]
     begin = path.stat().st_size - sum(sizes)
     return [begin + sum(sizes[:number]) for number in range(num_records + 1)]
 
@@ -82,7 +84,7 @@ def test_what_is_written_is_read(
 @pytest.mark.parametrize("count", [1, 64, 4096])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_step_takes_at_most_48_bytes_and_two_a_direction(groups: int, count: int) -> None:
-    assert len(encode_record(make_record(0, count=count, groups=groups))) <= 48 + 2 * count
+    assert len(encode_record(make_record(0, count=count, groups=groups))) + 4 <= 48 + 2 * count
 
 
 def check_damaged(path: Path, data: bytes, ends: list[int], intact: int) -> JournalContents | None:
@@ -143,18 +145,74 @@ def test_no_garbage_behind_the_end_is_read_as_a_step(tmp_path_factory: pytest.Te
     assert contents.damage is not None
 
 
-def test_a_record_that_is_repeated_or_left_out_is_damage(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
+@pytest.mark.parametrize("parts", [(0, 1, 1), (0, 2), (1, 0, 2), (0, 2, 1), (0, 1, "other")])
+def test_parts_that_are_repeated_left_out_swapped_or_of_another_run_are_damage(
+    tmp_path: Path, parts: tuple[int | str, ...]
+) -> None:
+    """Each part is whole and its number may fit, yet it does not follow from what stands before it."""
+    path, other = tmp_path / "journal", tmp_path / "other"
     write_journal(path, 3)
+    write_journal(other, 3, seed=9)
     whole, ends = path.read_bytes(), ends_of_records(path, 3)
-    repeated = whole[: ends[2]] + whole[ends[1] : ends[2]]
-    contents = check_damaged(path, repeated, ends, 2)
+    pieces = {number: whole[ends[number] : ends[number + 1]] for number in range(3)}
+    pieces["other"] = other.read_bytes()[ends[2] : ends[3]]  # pyright: ignore[reportArgumentType]
+    intact = next(number for number, part in enumerate(parts) if part != number)
+    shuffled = whole[: ends[0]] + b"".join(pieces[part] for part in parts)  # pyright: ignore[reportArgumentType]
+    contents = check_damaged(path, shuffled, ends, intact)
     assert contents is not None
     assert contents.damage is not None
-    left_out = whole[: ends[1]] + whole[ends[2] :]
-    contents = check_damaged(path, left_out, ends, 1)
-    assert contents is not None
-    assert contents.damage is not None
+
+
+def train(path: Path, steps: int, **options: Any) -> nn.Module:
+    """A run whose journal notes its state every second step."""
+    model = make_model()
+    resume = read_journal(path) if path.exists() else None
+    journal = JournalWriter(path, header={}, fitted={}, meter=Meter(), state_every=2, resume=resume, **options)
+    optimizer = ZerothOrderSGD(model, 1e-2, journal=journal)
+    if resume is not None:
+        optimizer.replay(resume.records)
+    for step in range(optimizer.steps_done, steps):
+        optimizer.step(make_objective(model, step))
+    journal.note_state(steps)
+    journal.close()
+    return model
+
+
+def test_states_are_those_of_a_replay_and_a_resumed_journal_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    model = train(whole, 5)
+    contents = read_journal(whole)
+    assert [state.steps for state in contents.states] == [2, 4, 5]
+    assert contents.states[-1].weights.hex() == weights_digest(dict(model.named_parameters()))
+    assert bits_of(train(parts, 4)) != bits_of(model)
+    assert bits_of(train(parts, 5)) == bits_of(model)
+    assert parts.read_bytes() == whole.read_bytes()
+    for steps in range(6):
+        replay_journal(contents, again := make_model(), steps=steps)
+        assert (bits_of(again) == bits_of(model)) == (steps == 5)
+
+
+def test_a_replay_on_altered_weights_stops_at_the_first_state(tmp_path: Path) -> None:
+    train(tmp_path / "journal", 5)
+    model = make_model()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(ValueError, match=r"after a replay to step 2 .* are not those the run had there"):
+        replay_journal(read_journal(tmp_path / "journal"), model)
+
+
+def test_no_flipped_bit_of_a_state_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    train(path, 2)
+    whole = path.read_bytes()
+    for bit in range(8 * (len(whole) - 75), 8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(data)
+        contents = read_journal(path)
+        assert contents.states == []
+        assert contents.damage is not None
+        assert len(contents.records) == 2
 
 
 def test_a_damaged_tail_is_kept_aside_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -162,7 +220,7 @@ def test_a_damaged_tail_is_kept_aside_and_the_run_goes_on(tmp_path: Path) -> Non
     write_journal(path, 3)
     whole, ends = path.read_bytes(), ends_of_records(path, 3)
     path.write_bytes(whole[: ends[2] + 7])
-    writer = JournalWriter(path, header={}, fitted={}, meter=Meter(), resume_at=read_journal(path).intact_bytes)
+    writer = JournalWriter(path, header={}, fitted={}, meter=Meter(), resume=read_journal(path))
     writer.append(make_record(2), make_targets())
     writer.close()
     assert path.read_bytes() == whole
@@ -172,7 +230,7 @@ def test_a_damaged_tail_is_kept_aside_and_the_run_goes_on(tmp_path: Path) -> Non
 def test_an_intact_journal_goes_on_without_a_copy(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     write_journal(path, 2)
-    writer = JournalWriter(path, header={}, fitted={}, meter=Meter(), resume_at=read_journal(path).intact_bytes)
+    writer = JournalWriter(path, header={}, fitted={}, meter=Meter(), resume=read_journal(path))
     writer.append(make_record(2), make_targets())
     writer.close()
     assert plain(read_journal(path).records) == plain([make_record(step) for step in range(3)])
@@ -190,7 +248,13 @@ def test_an_existing_journal_is_not_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "no journal at"), (b"", "is not a journal"), (b"hello", "is not a journal"), (b"FLJOURN1", "cut off")],
+    [
+        (None, "no journal at"),
+        (b"", "is not a journal"),
+        (b"hello", "is not a journal"),
+        (b"FLJOURN2", "cut off"),
+        (b"FLJOURN1", "of another format"),
+    ],
 )
 def test_what_is_not_a_journal_is_named(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     path = tmp_path / "journal"
@@ -202,10 +266,10 @@ def test_what_is_not_a_journal_is_named(tmp_path: Path, content: bytes | None, s
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    writer = JournalWriter(path, header={"format": 2}, fitted={}, meter=Meter())
+    writer = JournalWriter(path, header={"format": 3}, fitted={}, meter=Meter())
     writer.append(make_record(0), make_targets())
     writer.close()
-    with pytest.raises(ValueError, match=r"journal format 2; this version reads format 1"):
+    with pytest.raises(ValueError, match=r"journal format 3; this version reads format 2"):
         read_journal(path)
 
 
@@ -296,7 +360,7 @@ def test_header_is_readable_json_by_anyone(tmp_path: Path) -> None:
     write_journal(path, 1)
     data = path.read_bytes()
     length = int.from_bytes(data[8:12], "little")
-    assert json.loads(data[12 : 12 + length])["format"] == 1
+    assert json.loads(data[12 : 12 + length])["format"] == 2
 
 
 def test_digest_sees_names_types_shapes_and_every_bit() -> None:

@@ -56,6 +56,8 @@ class StepRecord:
         decays: per parameter group, the float32 factor the weights are multiplied by first; 1 is no decay.
         coefficients: (K,) int64, each at most 4095 in magnitude.
         echoes: what is applied besides of earlier steps, in this order.
+        world: processes that measured the step together.
+        epoch: of the membership of those processes; it grows whenever one comes or goes.
     """
 
     step: int
@@ -65,6 +67,8 @@ class StepRecord:
     decays: tuple[float, ...]
     coefficients: Int[Tensor, "K"]
     echoes: tuple[Echo, ...] = ()
+    world: int = 1
+    epoch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -5,18 +5,16 @@ from typing import Any
 
 import torch
 
-from featherlight.meter import Meter
 from featherlight.nn.models import SmallConvNet
 from featherlight.objective import seeded_random
-from featherlight.optim.zeroth_order import apply_updates
 from featherlight.recipes.classify.config import config_from_text
 from featherlight.recipes.classify.network import Network, base_digest, read_network, write_network
 from featherlight.trainer import (
     Tracker,
     check_base,
-    load_fitted,
-    read_journal,
+    read_journal_or_share,
     replace_directory,
+    replay_journal,
     silent,
     weights_digest,
 )
@@ -42,9 +40,7 @@ def replay(
     """
     if out.exists():
         raise ValueError(f"{out} exists already. Give another directory.")
-    contents = read_journal(journal)
-    if steps is not None and not 0 <= steps <= len(contents.records):
-        raise ValueError(f"`steps` is {steps}, which is not among the {len(contents.records)} steps of {journal}.")
+    contents = read_journal_or_share(journal)
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
     with seeded_random(config.seed, torch.device("cpu")):
         model = SmallConvNet(**contents.header["network"])
@@ -52,10 +48,8 @@ def replay(
         model.load_state_dict(read_network(base).start(with_head=False), strict=False)
     network = Network(model=model, classes=tuple(contents.header["classes"]), has_fresh_head=False)
     check_base(contents.header["base"], base_digest(network), str(journal))
-    load_fitted(model, contents)
-    records = contents.records[:steps]
-    apply_updates(contents.targets(model), track(records, "replaying", len(records)), meter=Meter())
+    replay_journal(contents, model, steps=steps, track=track)
     digest = weights_digest(dict(model.named_parameters()))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_directory(out, lambda path: write_network(path, model, network.classes))
-    return {"steps": len(records), "sha256": digest, "damage": contents.damage}
+    return {"steps": len(contents.records) if steps is None else steps, "sha256": digest, "damage": contents.damage}

@@ -22,7 +22,6 @@ from featherlight.data import (
     source_table,
     text_rows,
 )
-from featherlight.meter import Meter
 from featherlight.nn.models import (
     Pretrained,
     default_device,
@@ -32,7 +31,6 @@ from featherlight.nn.models import (
     save_pretrained,
 )
 from featherlight.objective import seeded_random
-from featherlight.optim.zeroth_order import apply_updates
 from featherlight.recipes.config import read_toml
 from featherlight.recipes.finetune.config import config_from_text
 from featherlight.recipes.finetune.problem import base_digest, load_model
@@ -41,9 +39,9 @@ from featherlight.recipes.finetune.trainable import add_adapters, merge_adapters
 from featherlight.trainer import (
     Tracker,
     check_base,
-    load_fitted,
-    read_journal,
+    read_journal_or_share,
     replace_directory,
+    replay_journal,
     silent,
     weights_digest,
 )
@@ -263,7 +261,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     """
     if out.exists():
         raise ValueError(f"{out} exists already. Give another `--out`.")
-    contents = read_journal(journal)
+    contents = read_journal_or_share(journal)
     if steps is not None and not 0 <= steps <= len(contents.records):
         raise ValueError(f"`--steps {steps}` is not among the {len(contents.records)} steps of {journal}.")
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
@@ -271,10 +269,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     check_base(contents.header["base"], base_digest(loaded), str(journal))
     if config.lora is not None:
         loaded = add_adapters(loaded, config.lora)
-    load_fitted(loaded.model, contents)
-    targets = contents.targets(loaded.model)
-    records = contents.records[:steps]
-    apply_updates(targets, track(records, "replaying", len(records)), meter=Meter())
+    replay_journal(contents, loaded.model, steps=steps, track=track)
     digest = weights_digest(dict(loaded.model.named_parameters()))
     dequantize(loaded.model)
     if config.lora is not None:
@@ -286,7 +281,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     out.parent.mkdir(parents=True, exist_ok=True)
     with quiet_loading():
         replace_directory(out, lambda path: save_pretrained(loaded, path, labels))
-    return {"steps": len(contents.records[:steps]), "sha256": digest, "damage": contents.damage}
+    return {"steps": len(contents.records) if steps is None else steps, "sha256": digest, "damage": contents.damage}
 
 
 def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:

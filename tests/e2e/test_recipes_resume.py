@@ -92,7 +92,7 @@ def test_a_damaged_save_is_passed_over_and_refused_only_if_it_is_the_last(run, s
     (newer / "state.safetensors").write_bytes(data)
     found = run("verify", out, "--json")
     assert found.code == 4
-    assert [one["state"] for one in json.loads(found.out)] == ["unchecked", "damaged", "intact"]
+    assert [one["state"] for one in json.loads(found.out) if "/saves/" in one["part"]] == ["damaged", "intact"]
     kept = shutil.copytree(out, tmp_path / "kept")
     done = run(*DIGITS, "--out", out)
     assert done.code == 0

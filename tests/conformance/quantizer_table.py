@@ -97,10 +97,12 @@ TABLE: dict[str, Row] = {
         make=lambda **o: FiniteScalarQuantizer((3, 2, 4, 5), **o),
         onnx=True,
         statistics=False,
+        compiled=False,
     ),
     "LFQ": Row(
         kind=LookupFreeQuantizer,
         make=lambda **o: LookupFreeQuantizer(DIM, entropy=EntropyLoss(temperature=1.0, group_size=3), **o),
+        compiled=False,
     ),
     "SimVQ": Row(kind=SimVQ, make=lambda **o: SimVQ(_random(dim=3), dim=DIM, **o), statistics=False),
     "DiVeQ": Row(kind=DiVeQ, make=lambda **o: DiVeQ(_data(learnable=True), noise_std=0.1, **o)),
@@ -140,6 +142,7 @@ TABLE: dict[str, Row] = {
         make=lambda **o: ResidualQuantizer([_plain(), _plain()], **o),
         onnx=True,
         statistics=False,
+        compiled=False,
     ),
     "residual of fewer stages at times": Row(
         kind=ResidualQuantizer,

@@ -2,40 +2,26 @@
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from featherlight import cli
 from tests.e2e import tiny_models
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
+from tests.e2e.command_line import Ended, call
+from tests.e2e.digits_runs import DIGITS
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def run() -> Callable[..., Ended]:
     """Runs the command line with arguments; whatever happens, there must be no traceback."""
 
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["featherlight", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Outcome(code, captured.out, " ".join(captured.err.split()))
+    def once(*arguments: object) -> Ended:
+        ended = call([*map(str, arguments)])
+        assert "Traceback" not in ended.err
+        return ended._replace(err=" ".join(ended.err.split()))
 
-    return call
+    return once
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +34,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.llama(folder / "llama")
     tiny_models.t5(folder / "t5")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the digits, which nobody may change; for reading and for copies."""
+    pytest.importorskip("sklearn")
+    out = tmp_path_factory.mktemp("finished") / "run"
+    done = call([*DIGITS, "--out", str(out)])
+    assert done.code == 0, done.err
+    return out
 
 
 @pytest.fixture(scope="session")

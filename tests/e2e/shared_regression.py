@@ -19,6 +19,8 @@ from featherlight.objective import BatchObjective, ClipGradient, Objective, fini
 from featherlight.trainer import Budget, Evaluation, Experiment, Stage, Workspace
 
 ROWS, BATCH, WIDTH = 57, 10, 6
+_EPS = 0.1
+"""Of AdamW: of the size of gradients, so that those of the wrong scale show."""
 
 
 class Net(nn.Module):
@@ -64,7 +66,7 @@ class Config:
     def experiment(self, workspace: Workspace) -> Experiment:
         regression = _Regression(self)
         stage = Stage(
-            optimizer=lambda journal, meter: torch.optim.AdamW(regression.model.parameters(), lr=3e-3),
+            optimizer=lambda journal, meter: torch.optim.AdamW(regression.model.parameters(), lr=3e-3, eps=_EPS),
             objective=regression.objective,
             budget=Budget(steps=self.steps, minutes=self.minutes),
             schedule=lambda progress: 1 - progress / 2,

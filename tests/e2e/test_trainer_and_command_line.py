@@ -21,7 +21,7 @@ from transformers import (
 from featherlight.data import lm_blocks
 from featherlight.integrations.hf_trainer import ZerothOrderTrainer
 from tests.e2e import tiny_models
-from tests.e2e.conftest import Outcome
+from tests.e2e.command_line import Ended
 
 STEPS = 16  # of a power of two, both schedules are exact in binary
 SEED = 3
@@ -74,7 +74,7 @@ def same_weights(model: nn.Module, run: Path, base: Path) -> None:
     assert sum(not torch.equal(untrained[name], tensor) for name, tensor in trained.items()) > len(trained) / 2
 
 
-def test_a_classifier(run: Callable[..., Outcome], classifier: Path, reviews: Path, tmp_path: Path) -> None:
+def test_a_classifier(run: Callable[..., Ended], classifier: Path, reviews: Path, tmp_path: Path) -> None:
     """120 rows of different lengths in batches of 16, which begin anew in the middle of a batch."""
     out = run(
         "finetune", "--model", classifier, "--train", reviews, "--valid", reviews, "--steps", STEPS, "--seed", SEED,
@@ -90,7 +90,7 @@ def test_a_classifier(run: Callable[..., Outcome], classifier: Path, reviews: Pa
     same_weights(model, tmp_path / "run", classifier)
 
 
-def test_a_language_model_in_micro_batches(run: Callable[..., Outcome], models: Path, tmp_path: Path) -> None:
+def test_a_language_model_in_micro_batches(run: Callable[..., Ended], models: Path, tmp_path: Path) -> None:
     text = " ".join(tiny_models.WORDS[number * number % 16] for number in range(1, 1500))
     (tmp_path / "text.txt").write_text(text)
     out = run(

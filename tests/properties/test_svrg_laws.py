@@ -87,18 +87,17 @@ def objective_at(model: nn.Module, step: int, every: int) -> BatchObjective:
     return BatchObjective(model, rows, squared_error)
 
 
-@pytest.mark.parametrize("count", [1, 3, None])
-@pytest.mark.parametrize("every", [1, 2, 5])
-def test_fifty_steps_follow_the_oracle_with_a_copied_anchor(every: int, count: int | None) -> None:
+@pytest.mark.parametrize(("every", "count"), [(1, 3), (2, None), (5, 1), (5, None)])
+def test_twenty_steps_follow_the_oracle_with_a_copied_anchor(every: int, count: int | None) -> None:
     model = make_model(dtype=torch.float64)
     oracle = copy.deepcopy(model)
     settings = {"lr": 0.01, "anchor_lr": 0.02, "anchor_every": every, "sigma": 1e-2}
     optimizer = MeZOSVRG(model, seed=5, directions=RankOneSigns(count), **settings)
     start = float(objective_at(model, 0, 1).value())
-    for step in range(50):
+    for step in range(20):
         assert optimizer.next_is_anchor == (step % every == 0)
         optimizer.step(objective_at(model, step, every))
-    svrg(oracle, lambda m, step: objective_at(m, step, every), steps=50, count=count, seed=5, **settings)
+    svrg(oracle, lambda m, step: objective_at(m, step, every), steps=20, count=count, seed=5, **settings)
     assert float(objective_at(model, 0, 1).value()) < 0.9 * start
     for mine, theirs in zip(model.parameters(), oracle.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-7)
@@ -135,8 +134,7 @@ def groups(model: nn.Module) -> list[dict]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("normalize", [None, SpreadNormalized(decay=0.7)])
+@pytest.mark.parametrize(("normalize", "count"), [(None, 1), (SpreadNormalized(decay=0.7), 3)])
 def test_base_and_journal_are_the_trained_weights(
     tmp_path: Path, normalize: SpreadNormalized | None, count: int, dtype: torch.dtype
 ) -> None:
@@ -151,13 +149,13 @@ def test_base_and_journal_are_the_trained_weights(
         )  # fmt: skip
 
     optimizer = make(model, journal)
-    for step in range(11):
+    for step in range(8):
         optimizer.step(make_objective(model, step, micro_batch=3))
     journal.close()
     contents = read_journal(tmp_path / "journal")
     assert contents.damage is None
-    assert len(contents.records) == 11
-    assert [len(record.echoes) for record in contents.records] == [0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1]
+    assert len(contents.records) == 8
+    assert [len(record.echoes) for record in contents.records] == [0, 1, 1, 0, 1, 1, 0, 1]
     assert [record.decays[0] < 1 for record in contents.records[:6]] == [False, False, True, False, False, True]
     known = {record.step: record for record in contents.records}
     with threads(2):
@@ -170,8 +168,8 @@ def test_base_and_journal_are_the_trained_weights(
     assert bits_of(resumed) == bits_of(model)
     assert follower.state_dict() == optimizer.state_dict()
     optimizer.journal = None
-    optimizer.step(make_objective(model, 11))
-    follower.step(make_objective(resumed, 11))
+    optimizer.step(make_objective(model, 8))
+    follower.step(make_objective(resumed, 8))
     assert bits_of(resumed) == bits_of(model)
 
 

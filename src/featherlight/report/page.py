@@ -62,6 +62,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
 
 @cache
 def _environment() -> Environment:
+    """Made once: templates are compiled for the first page of a process, and a sweep writes many."""
     environment = Environment(
         loader=DictLoader({name: _read(name) for name in _TEMPLATES}),
         autoescape=True,
@@ -78,5 +79,6 @@ def _exact(quantity: Quantity) -> Markup:
     return Markup('<data value="{}">{}</data>').format(quantity.value, quantity.text)
 
 
+@cache
 def _read(name: str) -> str:
     return files("featherlight.report").joinpath(name).read_text(encoding="utf-8")

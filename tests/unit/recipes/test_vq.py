@@ -117,7 +117,7 @@ def test_every_kind_is_as_its_row_says_and_its_model_comes_back_from_disk(
 
 
 def test_models_of_another_kind_and_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no autoencoder at"):
+    with pytest.raises(ValueError, match="there is no autoencoder with a vector quantizer at"):
         read_networks(tmp_path)
     write_networks(tmp_path / "model", build_networks(blueprint(), None))
     about = json.loads((tmp_path / "model" / "config.json").read_text())

@@ -119,6 +119,22 @@ class Codebook(nn.Module):
             _look_whether_codes_wait(self)
         return start
 
+    def codes_for(self, rows_NF: Float[Tensor, "N F"], mask_N: Bool[Tensor, "N"] | None) -> Float[Tensor, "K F"]:
+        """The codes of a single book in the dtype of the rows; in training those rows start them if it is time.
+
+        Args:
+            rows_NF: what the codes will stand for.
+            mask_N: True at the rows that count; None if all do.
+
+        Raises:
+            ValueError: see `start`.
+        """
+        if self.training and self.waits:
+            self.start(rows_NF[None], mask_N)
+        codes_KF = self.weight.to(rows_NF.dtype)
+        # While codes wait, the next batch may write them before the backward pass of this one.
+        return codes_KF.clone() if self.training and self.waits else codes_KF
+
     def train(self, mode: bool = True) -> "Codebook":
         """See `torch.nn.Module.train`. Compiled code, which cannot look at `batches` itself, stops asking here."""
         if self._waits and not self.batches.is_meta:

@@ -48,6 +48,9 @@ class DiVeQ(nn.Module):
     variant.
     """
 
+    code_shape: tuple[int, ...] = ()
+    """No axes of codes: one index a position."""
+
     def __init__(self, codebook: Codebook, *, noise_std: float = 1e-3, seed: int = 0, channel_axis: int = -1) -> None:
         super().__init__()
         if not codebook.learnable or codebook.num_books != 1:
@@ -66,29 +69,12 @@ class DiVeQ(nn.Module):
         """Bits of a code's index."""
         return math.log2(self.codebook.num_codes)
 
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """No axes of codes: one index a position."""
-        return ()
-
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Quantizes the vectors of `x`.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Quantizes the vectors of `x`; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         rows_NF = positions.rows_NF
         with without_autocast(x):
-            if self.training and self.codebook.waits:
-                self.codebook.start(rows_NF[None], positions.mask_N)
-            codes_KF = self.codebook.weight.to(rows_NF.dtype)
-            if self.training and self.codebook.waits:  # the next batch may write them before this one's backward
-                codes_KF = codes_KF.clone()
+            codes_KF = self.codebook.codes_for(rows_NF, positions.mask_N)
             indices_N = nearest_codes(rows_NF, codes_KF)
             values_NF = self._reach(rows_NF, nn.functional.embedding(indices_N, codes_KF))
         return Quantized(

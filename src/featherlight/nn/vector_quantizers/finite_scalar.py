@@ -48,6 +48,9 @@ class FiniteScalarQuantizer(nn.Module):
     (the appendix has tan), and a feature of two levels, for which the shift is infinite, is not shifted.
     """
 
+    code_shape: tuple[int, ...] = ()
+    """No axes of codes: one index a position."""
+
     levels_F: Tensor
     basis_F: Tensor
     scale_F: Tensor
@@ -69,21 +72,8 @@ class FiniteScalarQuantizer(nn.Module):
         """Bits of a code's index: the sum of log2 of the levels."""
         return sum(math.log2(count) for count in self.levels)
 
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """No axes of codes: one index a position."""
-        return ()
-
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Rounds the features of `x`.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Rounds the features of `x`; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         bounded_NF = self._bound(positions.rows_NF)
         half_F = self.levels_F // 2

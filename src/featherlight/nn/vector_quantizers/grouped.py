@@ -51,15 +51,7 @@ class GroupedQuantizer(nn.Module):
         return (len(self.groups), *self._groups()[0].code_shape)
 
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Quantizes each share of the features of `x`; the auxiliary losses are added.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Quantizes each share of the features of `x`; their auxiliary losses are added. See `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         shares = positions.rows_NF.split([group.dim for group in self._groups()], dim=1)
         parts = [group(share, mask=positions.mask_N) for group, share in zip(self._groups(), shares, strict=True)]

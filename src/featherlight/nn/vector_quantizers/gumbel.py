@@ -49,6 +49,9 @@ class GumbelQuantizer(nn.Module):
     loss of here.
     """
 
+    code_shape: tuple[int, ...] = ()
+    """No axes of codes: one index a position."""
+
     temperature: Tensor
 
     def __init__(
@@ -81,11 +84,6 @@ class GumbelQuantizer(nn.Module):
         """Bits of a code's index."""
         return math.log2(self.codebook.num_codes)
 
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """No axes of codes: one index a position."""
-        return ()
-
     def set_temperature(self, temperature: float) -> None:
         """Sets the temperature of the soft draw, for a schedule; compiled code goes on with the new one.
 
@@ -100,15 +98,7 @@ class GumbelQuantizer(nn.Module):
         self.temperature.fill_(temperature)
 
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Draws or takes codes for the vectors of `x`.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Draws or takes codes for the vectors of `x`; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         rows_NF = positions.rows_NF
         with without_autocast(x):

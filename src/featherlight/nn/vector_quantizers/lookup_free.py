@@ -104,6 +104,9 @@ class LookupFreeQuantizer(nn.Module):
     section 3.1.
     """
 
+    code_shape: tuple[int, ...] = ()
+    """No axes of codes: one index a position."""
+
     unit: Tensor
 
     def __init__(
@@ -134,21 +137,8 @@ class LookupFreeQuantizer(nn.Module):
         """One for each feature."""
         return float(self.dim)
 
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """No axes of codes: one index a position."""
-        return ()
-
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Takes the signs of the features of `x`.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Takes the signs of the features of `x`; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         rows_NF = positions.rows_NF
         above_NF = rows_NF > 0

@@ -97,15 +97,7 @@ class ResidualQuantizer(nn.Module):
         return (len(self.stages), *self._stages()[0].code_shape)
 
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Quantizes the vectors of `x` by all stages.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Quantizes the vectors of `x` by all stages; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         kept_N = self._kept_stages(positions.shape)
         rest_NF, values_NF = positions.rows_NF, torch.zeros_like(positions.rows_NF)

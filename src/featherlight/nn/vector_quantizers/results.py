@@ -56,7 +56,15 @@ class Quantizer(Protocol):
         ...
 
     def __call__(self, x: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        """Quantizes the vectors of `x`; `mask` is True at the positions that count, of the shape of `x` without features."""
+        """Quantizes the vectors of `x`.
+
+        Args:
+            x: any float dtype, F features at the quantizer's `channel_axis`.
+            mask: bool, True at the positions that count, shape of `x` without features; None if all do.
+
+        Raises:
+            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
+        """
         ...
 
     def codes_to_values(self, codes: Codes) -> Tensor:

@@ -43,6 +43,9 @@ class SimVQ(nn.Module):
     arXiv 2411.02038, algorithm 1.
     """
 
+    code_shape: tuple[int, ...] = ()
+    """No axes of codes: one index a position."""
+
     def __init__(
         self,
         codebook: Codebook,
@@ -73,21 +76,8 @@ class SimVQ(nn.Module):
         """Bits of a code's index."""
         return math.log2(self.codebook.num_codes)
 
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """No axes of codes: one index a position."""
-        return ()
-
     def forward(self, x: Float[Tensor, "..."], *, mask: Tensor | None = None) -> Quantized:
-        """Quantizes the vectors of `x`.
-
-        Args:
-            x: any float dtype, F features at `channel_axis`.
-            mask: bool, True at the positions that count, shape of `x` without features.
-
-        Raises:
-            ValueError: an input or a mask of the wrong shape or dtype, or a value that is not finite.
-        """
+        """Quantizes the vectors of `x`; see `Quantizer`."""
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         rows_NF = positions.rows_NF
         with without_autocast(x):

@@ -99,11 +99,7 @@ class SoftConvexQuantizer(nn.Module):
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         with without_autocast(x):
             rows_NF = positions.rows_NF
-            if self.training and self.codebook.waits:
-                self.codebook.start(rows_NF[None], positions.mask_N)
-            codes_KF = self.codebook.weight.to(rows_NF.dtype)
-            if self.training and self.codebook.waits:  # the next batch may write them before this one's backward
-                codes_KF = codes_KF.clone()
+            codes_KF = self.codebook.codes_for(rows_NF, positions.mask_N)
             quantize = self._nearest if self.hard else self._mixed
             chosen_NF, values_NF, indices, weights = quantize(rows_NF, codes_KF)
             aux_loss = self._loss(positions, codes_KF, chosen_NF)

@@ -76,13 +76,10 @@ class AGZO(RecordedOptimizer):
         seed: int = 0,
         meter: Meter | None = None,
     ) -> None:
-        check_positive("lr", lr, allow_zero=True)
         check_positive("sigma", sigma)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
         if rank < 1:
             raise ValueError(f"`rank` must be at least 1 mixture of a layer's inputs; got {rank}.")
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=None, meter=meter)
+        super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=None, meter=meter)
         self.rank = rank
         self.sigma = sigma
 

@@ -14,7 +14,6 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.addend import Addend, inner_product
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
-from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import Normalization, SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
@@ -98,10 +97,7 @@ class ConMeZO(RecordedOptimizer):
         journal: Journal | None = None,
         meter: Meter | None = None,
     ) -> None:
-        check_positive("lr", lr, allow_zero=True)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=journal, meter=meter)
         self.cone = cone if cone is not None else Cone()
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma * math.sin(self.cone.angle))

@@ -9,7 +9,6 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.differences import OneSided
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
-from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import StandardDeviation
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.update import StepRecord, quantize_coefficients
@@ -58,16 +57,13 @@ class FZOO(RecordedOptimizer):
         journal: Journal | None = None,
         meter: Meter | None = None,
     ) -> None:
-        check_positive("lr", lr, allow_zero=True)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
         directions = directions if directions is not None else WholeBatchSigns()
         if directions.count == 1:
             raise ValueError(
                 "FZOO needs two directions or more, since its step is divided by the deviation of their losses; got "
                 f"{directions}. Use WholeBatchSigns(8), or ZerothOrderSGD for one direction."
             )
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, lr, weight_decay, seed=seed, journal=journal, meter=meter)
         self.evaluator = SlopeEvaluator(directions, sigma, difference=OneSided())
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:

@@ -14,7 +14,6 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.addend import Addend
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns
-from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import Normalization, SpreadNormalized
 from featherlight.optim.zeroth_order.offset import Offset
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
@@ -93,8 +92,6 @@ class LOZO(RecordedOptimizer):
         journal: Journal | None = None,
         meter: Meter | None = None,
     ) -> None:
-        check_positive("lr", lr, allow_zero=True)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
         several = directions is not None and directions.count != 1
         self.subspace = subspace if subspace is not None else LazySubspace(rank=1 if several else 2)
         if several and self.subspace.rank > 1:
@@ -102,8 +99,7 @@ class LOZO(RecordedOptimizer):
                 f"`rank` {self.subspace.rank} is for one direction a batch, since several a batch are rank one each. Pass "
                 "LazySubspace(rank=1), or RankOneSigns(count=1)."
             )
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=journal, meter=meter)
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma / self.subspace.rank**0.5)
 

@@ -70,14 +70,12 @@ class MeZOSVRG(RecordedOptimizer):
     ) -> None:
         check_positive("lr", lr)
         check_positive("anchor_lr", anchor_lr, allow_zero=True)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
         if anchor_every < 1:
             raise ValueError(
                 f"`anchor_every` must be at least 1 step from one anchor to the next; got {anchor_every}. At 1 every step is "
                 "one; use ZerothOrderSGD to have none."
             )
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=journal, meter=meter)
         self.anchor_every = anchor_every
         self.anchor_ratio = anchor_lr / lr
         family = directions if directions is not None else RankOneSigns()

@@ -16,6 +16,7 @@ from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.evaluation import Slopes
 from featherlight.optim.zeroth_order.guards import (
+    check_positive,
     frozen_statistics,
     require_eager,
     require_finite_rates,
@@ -45,11 +46,15 @@ class RecordedOptimizer(Optimizer, ABC):
     Args:
         model: the module whose parameters are trained; it must stay the same object.
         params: parameters or parameter groups; None takes all that require a gradient.
-        defaults: of the groups, `lr` among them.
+        lr: learning rate of groups that name none, 0 or above.
+        weight_decay: decoupled, of groups that name none, 0 or above.
         seed: 64-bit key of all directions.
         normalize: divides the step by a size of the slopes; None leaves it as measured.
         journal: is handed a record of each step before the update.
         meter: counts random words and weight passes.
+
+    Raises:
+        ValueError: a rate or a decay that is negative or not finite, a compiled model, or a seed of more than 64 bits.
 
     Attributes:
         targets: the trained parameters; those that take no part in the loss are left out after the first step.
@@ -66,17 +71,20 @@ class RecordedOptimizer(Optimizer, ABC):
         self,
         model: nn.Module,
         params: ParamsT | None,
-        defaults: dict[str, Any],
+        lr: float,
+        weight_decay: float,
         *,
         normalize: Normalization | None = None,
         seed: int,
         journal: Journal | None,
         meter: Meter | None,
     ) -> None:
+        check_positive("lr", lr, allow_zero=True)
+        check_positive("weight_decay", weight_decay, allow_zero=True)
         require_eager(model)
         SignStream(seed=seed, step=0)
         chosen: Any = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
-        super().__init__(chosen, {"scale": 1.0} | defaults)
+        super().__init__(chosen, {"scale": 1.0, "lr": lr, "weight_decay": weight_decay})
         self.model = model
         self.seed = seed
         self.journal = journal

@@ -9,7 +9,6 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
-from featherlight.optim.zeroth_order.guards import check_positive
 from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.shaping import Shaping
@@ -62,10 +61,7 @@ class ZerothOrderSGD(RecordedOptimizer):
         journal: Journal | None = None,
         meter: Meter | None = None,
     ) -> None:
-        check_positive("lr", lr, allow_zero=True)
-        check_positive("weight_decay", weight_decay, allow_zero=True)
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(model, params, defaults, normalize=normalize, seed=seed, journal=journal, meter=meter)
+        super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=journal, meter=meter)
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma, difference=difference, shaping=shaping)
 

@@ -1,25 +1,22 @@
 """The network of an image classifier: fresh, taken over from another run, or read back; and which of it is trained."""
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from featherlight.data import ImageSet
 from featherlight.nn.models import SmallConvNet
 from featherlight.objective import seeded_random
 from featherlight.recipes.classify.config import ClassifyConfig
+from featherlight.recipes.model_files import ModelKind, read_model, write_model
 from featherlight.recipes.parameter_names import matching
 from featherlight.trainer import weights_digest
 
-_ARCHITECTURE = "SmallConvNet"
+_KIND = ModelKind(architectures=("SmallConvNet",), name="an image classifier", recipe="classify/mnist_base")
 _LAST = re.compile(r"last:(\d+)")
 
 
@@ -101,11 +98,8 @@ def select_trainable(model: SmallConvNet, choice: str) -> None:
 
 def write_network(path: Path, model: SmallConvNet, classes: tuple[str, ...]) -> None:
     """Weights as safetensors, and what it takes to build the network as JSON."""
-    path.mkdir(parents=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(weights, path / "model.safetensors")
-    about: dict[str, Any] = {"architecture": _ARCHITECTURE, "classes": list(classes)} | model.settings
-    (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    (architecture,) = _KIND.architectures
+    write_model(path, model.state_dict(), {"architecture": architecture, "classes": list(classes)} | model.settings)
 
 
 def read_network(path: Path) -> Network:
@@ -114,25 +108,10 @@ def read_network(path: Path) -> Network:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    file, about = folder / "model.safetensors", folder / "config.json"
-    if not (file.is_file() and about.is_file()):
-        raise ValueError(
-            f"there is no image classifier at {path}: a finished run of a recipe such as classify/mnist_base leaves one in its "
-            "directory, with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
-        )
-    try:
-        settings: Mapping[str, Any] = json.loads(about.read_text())
-        if not isinstance(settings, dict) or settings.get("architecture") != _ARCHITECTURE:
-            raise ValueError(f"{about} does not say that its architecture is {_ARCHITECTURE}")
-        classes = tuple(settings["classes"])
-        model = SmallConvNet(**{k: v for k, v in settings.items() if k not in ("architecture", "classes")})
-        model.load_state_dict(load_file(file))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the model in {folder} cannot be read as an image classifier ({error}). Take the model directory of a run of "
-            "classify/..., or write it again."
-        ) from error
+    with read_model(path, _KIND) as (about, weights):
+        classes = tuple(about["classes"])
+        model = SmallConvNet(**{k: v for k, v in about.items() if k not in ("architecture", "classes")})
+        model.load_state_dict(weights)
     return Network(model=model.eval(), classes=classes, has_fresh_head=False)
 
 

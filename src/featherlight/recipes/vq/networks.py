@@ -1,26 +1,26 @@
 """The networks of a run with a vector quantizer: built from a config, written, and read back."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from featherlight.nn.models import CodePrior, ConvDecoder, ConvEncoder, PatchDiscriminator, QuantizedAutoencoder
 from featherlight.objective import seeded_random
 from featherlight.recipes.config import from_mapping, to_mapping
+from featherlight.recipes.model_files import ModelKind, read_model, write_model
 from featherlight.recipes.vq.config import AdversaryConfig, NetworkConfig, PriorConfig
 from featherlight.recipes.vq.quantizer_config import QuantizerConfig
 from featherlight.recipes.vq.quantizers import QUANTIZERS, Options
 from featherlight.recipes.vq.tokens import TokenTable
 
-_ARCHITECTURE = "QuantizedAutoencoder"
+_KIND = ModelKind(
+    architectures=("QuantizedAutoencoder",), name="an autoencoder with a vector quantizer", recipe="vq/digits"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,12 +176,9 @@ def build_networks(blueprint: Blueprint, adversary: AdversaryConfig | None = Non
 
 def write_networks(path: Path, networks: Networks) -> None:
     """Autoencoder and prior as safetensors, and what it takes to build them as JSON; the discriminator is left behind."""
-    path.mkdir(parents=True)
-    state = networks.state_dict()
-    weights = {n: t.contiguous().cpu() for n, t in state.items() if not n.startswith("discriminator.")}
-    save_file(weights, path / "model.safetensors")
-    about = {"architecture": _ARCHITECTURE} | to_mapping(networks.blueprint)
-    (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    weights = {n: t for n, t in networks.state_dict().items() if not n.startswith("discriminator.")}
+    (architecture,) = _KIND.architectures
+    write_model(path, weights, {"architecture": architecture} | to_mapping(networks.blueprint))
 
 
 def read_networks(path: Path) -> Networks:
@@ -190,24 +187,10 @@ def read_networks(path: Path) -> Networks:
     Raises:
         ValueError: there are none, or they are damaged or of another kind.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    file, about = folder / "model.safetensors", folder / "config.json"
-    if not (file.is_file() and about.is_file()):
-        raise ValueError(
-            f"there is no autoencoder at {path}: a finished run of a recipe such as vq/digits leaves one in its directory, with "
-            "`model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
-        )
-    try:
-        values = json.loads(about.read_text())
-        if not isinstance(values, dict) or values.pop("architecture", None) != _ARCHITECTURE:
-            raise ValueError(f"{about} does not say that its architecture is {_ARCHITECTURE}")
-        networks = build_networks(_blueprint(values, str(about)))
-        networks.load_state_dict(load_file(file))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the model in {folder} cannot be read as an autoencoder with a vector quantizer ({error}). Take the model "
-            "directory of a run of vq/..., or write it again."
-        ) from error
+    with read_model(path, _KIND) as (about, weights):
+        values = {name: value for name, value in about.items() if name != "architecture"}
+        networks = build_networks(_blueprint(values, str(path)))
+        networks.load_state_dict(weights)
     return networks.eval()
 
 

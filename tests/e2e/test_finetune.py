@@ -29,8 +29,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", ["zo", "mezo", "adamw"])
-@pytest.mark.parametrize("model", ["bert", "sentence", "gpt2"])
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("bert", "zo"), ("sentence", "zo"), ("gpt2", "zo"), ("gpt2", "mezo"), ("sentence", "adamw")],
+)
 def test_a_run_leaves_a_model_a_report_and_a_journal(run, models, reviews, tmp_path, method, model):
     out = tmp_path / "run"
     done = run("finetune", "--model", models / model, "--train", reviews, *COMMON, "--method", method, "--out", out)
@@ -77,8 +79,16 @@ def test_the_saved_sentence_model_gives_the_same_logits_in_sentence_transformers
     )
 
 
-@pytest.mark.parametrize("extra", [(), ("--trainable", "last:1"), ("--lora", 2), ("--set", "optimizer.directions=3")])
-@pytest.mark.parametrize("model", ["bert", "sentence"])
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("bert", ()),
+        ("sentence", ("--trainable", "last:1")),
+        ("bert", ("--lora", 2)),
+        ("sentence", ("--lora", 2)),
+        ("bert", ("--set", "optimizer.directions=3")),
+    ],
+)
 def test_replay_rebuilds_the_model_to_the_same_bits(run, models, reviews, tmp_path, model, extra):
     if "--lora" in extra:
         pytest.importorskip("peft")
@@ -144,8 +154,7 @@ def test_regression_and_pairs(run, models, reviews, tmp_path):
     assert set(json.loads(scored.out)) == {"rows", "pearson", "mean_squared_error"}
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama"])
-@pytest.mark.parametrize("method", ["zo", "adamw"])
+@pytest.mark.parametrize(("model", "method"), [("gpt2", "zo"), ("llama", "adamw")])
 def test_language_models(run, models, tmp_path, model, method):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat and the dog sat . the film was good and the plot was bad . " * 40)

@@ -44,7 +44,7 @@ def right(model: nn.Module, batch: Any) -> Tensor:
     return model(batch["x"]).argmax(-1) == batch["y"]
 
 
-@pytest.mark.parametrize(("seed", "shaping"), [(0, None), (1, None), (0, CentredRanks())])
+@pytest.mark.parametrize(("seed", "shaping"), [(1, None), (0, CentredRanks())])
 def test_accuracy_itself_rises_on_real_questions(trec: Any, seed: int, shaping: Any) -> None:
     (x, y), (test_x, test_y) = trec["train"], trec["test"]
     head = nn.Linear(384, 6)

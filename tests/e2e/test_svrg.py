@@ -11,6 +11,7 @@ import torch
 from featherlight.recipes.finetune import experiment as module
 from featherlight.report import read_run
 from featherlight.trainer import read_journal
+from tests.e2e.command_line import call
 from tests.e2e.test_finetune import all_weights, renamed, same
 
 COMMON = ("--text", "sentence", "--label", "feeling", "--steps", 8, "--batch", 8, "--method", "svrg")
@@ -51,12 +52,20 @@ def test_a_run_counts_its_forwards_and_replays_to_the_same_bits(run, models, rev
     assert not same(all_weights(out / "model"), renamed(all_weights(tmp_path / "part"), "part"))
 
 
+@pytest.fixture(scope="module")
+def whole(models: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = call([*map(str, arguments(models, reviews)), "--out", str(out)])
+    assert done.code == 0, done.err
+    return out
+
+
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_run_that_was_stopped_within_a_period_goes_on_to_the_same_bits(
-    run, models, reviews, tmp_path, step, monkeypatch
+    run, models, reviews, whole, tmp_path, step, monkeypatch
 ):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*arguments(models, reviews), "--out", whole).code == 0
+    parts = tmp_path / "parts"
     real = module._Finetune.objective
 
     def interrupting(self, number, meter):
@@ -73,9 +82,10 @@ def test_a_run_that_was_stopped_within_a_period_goes_on_to_the_same_bits(
     assert [point.step for point in read_run(parts).steps] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_a_killed_run_whose_journal_was_torn_goes_on_to_the_same_bits(run, models, reviews, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*arguments(models, reviews), "--out", whole).code == 0
+def test_a_killed_run_whose_journal_was_torn_goes_on_to_the_same_bits(
+    run, models, reviews, whole, tmp_path, monkeypatch
+):
+    parts = tmp_path / "parts"
 
     class KilledError(BaseException):
         pass

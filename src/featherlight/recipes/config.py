@@ -21,6 +21,7 @@ VERSION = 1
 
 _OWN_KEYS = ("recipe", "version", "off")
 _OFF = "none"
+_ELSEWHERE = "elsewhere"
 
 
 @runtime_checkable
@@ -248,8 +249,33 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
+def elsewhere_called(*names: str) -> Any:
+    """A field that is None by default, with the names that it has in other software, for hints where one is typed."""
+    return dataclasses.field(default=None, metadata={_ELSEWHERE: names})
+
+
+def _by_other_name(path: str, kind: type) -> str | None:
+    """The key that other software calls so, in the group that was typed or, without one, in any."""
+    for other, key in _other_names(kind):
+        if path in (other, other.rpartition(".")[2]):
+            return key
+    return None
+
+
+@functools.cache
+def _other_names(kind: type) -> tuple[tuple[str, str], ...]:
+    """Pairs of a name elsewhere and a key, both dotted."""
+    pairs: list[tuple[str, str]] = []
+    for one in dataclasses.fields(kind):
+        pairs += [(name, one.name) for name in one.metadata.get(_ELSEWHERE, ())]
+        nested = _config_class(_fields(kind)[one.name]) if one.init else None
+        inner = _other_names(nested) if nested is not None else ()
+        pairs += [(f"{one.name}.{name}", f"{one.name}.{key}") for name, key in inner]
+    return tuple(pairs)
+
+
 def _unknown(path: str, kind: type) -> str:
-    near = nearest(path, known_keys(kind))
+    near = _by_other_name(path, kind) or nearest(path, known_keys(kind))
     hint = f"Did you mean `{near}`?" if near is not None else f"Known keys: {', '.join(_fields(kind))}."
     return f"unknown key `{path}`. {hint}"
 

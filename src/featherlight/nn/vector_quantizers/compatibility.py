@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 
@@ -34,6 +35,19 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "return_zeros_for_masked_padding": (True,),
     "route_gradients_to_input": (True,),
 }
+_ELSEWHERE = {
+    "codes": "codebook_size",
+    "num_codes": "codebook_size",
+    "num_embeddings": "codebook_size",
+    "n_embed": "codebook_size",
+    "features": "dim",
+    "embedding_dim": "dim",
+    "commitment": "commitment_weight",
+    "commitment_cost": "commitment_weight",
+    "channel_axis": "channel_last",
+}
+"""What the same is called in this package and in others."""
+
 _INSTEAD = {
     "freeze_codebook": "Call `eval()` on the quantizer instead.",
     "codebook_diversity_loss_weight": "Add a term that balances use to the loss instead.",
@@ -161,7 +175,7 @@ def read_options(options: Mapping[str, object]) -> VectorQuantizeOptions:
             known[name] = value
         elif name not in _HARMLESS:
             raise ValueError(
-                f"`{name}` is not an option of vector-quantize-pytorch that is known here. Known are "
+                f"`{name}` is not an option of vector-quantize-pytorch that is known here.{_hint(name)} Known are "
                 f"{', '.join(VectorQuantizeOptions.__dataclass_fields__)}."
             )
         elif value not in _HARMLESS[name]:
@@ -169,3 +183,10 @@ def read_options(options: Mapping[str, object]) -> VectorQuantizeOptions:
                 f"`{name}={value!r}` has no counterpart here. {_INSTEAD.get(name, 'Leave it away.')}".strip()
             )
     return VectorQuantizeOptions(**known)  # pyright: ignore[reportArgumentType]
+
+
+def _hint(name: str) -> str:
+    """The option that was meant, where its name is alike or is another one's for the same."""
+    near = get_close_matches(name, VectorQuantizeOptions.__dataclass_fields__, n=1)
+    meant = _ELSEWHERE.get(name) or (near[0] if near else None)
+    return "" if meant is None else f" Did you mean `{meant}`?"

@@ -17,6 +17,8 @@ from featherlight.nn.vector_quantizers.mixing import Exact, Mixing, bits_of
 from featherlight.nn.vector_quantizers.positions import Positions, to_rows, without_autocast
 from featherlight.nn.vector_quantizers.results import Codes, Quantized
 from featherlight.nn.vector_quantizers.weight_grid import WeightGrid
+from featherlight.objective import NonFiniteLossError
+from featherlight.solvers.simplex_qp.pricing import unit_of
 
 
 class SoftConvexQuantizer(nn.Module):
@@ -95,13 +97,19 @@ class SoftConvexQuantizer(nn.Module):
 
         Raises:
             ValueError: see `to_rows`; while codes start from data also what `Codebook.start` refuses.
+            NonFiniteLossError: outside torch.compile and torch.export, a vector so large beside the codes that its square is
+                infinite in units of theirs; in compiled code it gets no code and value 0.
         """
         positions = to_rows(x, dim=self.dim, channel_axis=self.channel_axis, mask=mask)
         with without_autocast(x):
             rows_NF = positions.rows_NF
             codes_KF = self.codebook.codes_for(rows_NF, positions.mask_N)
+            unit = unit_of(codes_KF)
             quantize = self._nearest if self.hard else self._mixed
-            chosen_NF, values_NF, indices, weights = quantize(rows_NF, codes_KF)
+            chosen_NF, values_NF, indices, weights = quantize(rows_NF / unit, codes_KF / unit)
+            if not torch.compiler.is_compiling():
+                _check_coded(indices, positions)
+            chosen_NF, values_NF = chosen_NF * unit, values_NF * unit
             aux_loss = self._loss(positions, codes_KF, chosen_NF)
         weights = None if weights is None else positions.to_weights(weights.detach())
         return Quantized(positions.to_values(values_NF), Codes(positions.to_indices(indices), weights), aux_loss)
@@ -186,6 +194,18 @@ def _estimated(gradient: GradientEstimator, rows_NF: Tensor, chosen_NF: Tensor) 
 def _weighted(weights_Nk: Tensor, indices_Nk: Tensor, codes_KF: Tensor) -> Float[Tensor, "N F"]:
     codes_NkF = nn.functional.embedding(indices_Nk.clamp(min=0), codes_KF)
     return torch.bmm(weights_Nk[:, None], codes_NkF)[:, 0]
+
+
+def _check_coded(indices: Tensor, positions: Positions) -> None:
+    """Looks whether every row has a code, which the solver gives to all that it can compute."""
+    without_N = indices < 0 if indices.ndim == 1 else (indices < 0).all(1)
+    if bool(without_N.any()):
+        place = tuple(int(one) for one in without_N.view(positions.shape).nonzero()[0])
+        raise NonFiniteLossError(
+            f"The vector at position {place} is so large beside the codes that its square is infinite in units of theirs, so no "
+            f"mixture is nearest to it; {int(without_N.sum())} positions are like it. Normalize the vectors, or start the codes "
+            "from data (`init=KMeans()`)."
+        )
 
 
 def _check(codebook: Codebook, strength: float, commitment: float) -> None:

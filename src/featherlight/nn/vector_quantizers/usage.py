@@ -123,11 +123,13 @@ class CodebookUsage:
             codes: of a quantizer; positions whose index is -1 do not count.
             latents: what was quantized, with `values`, for the relative error.
             values: what came out.
-            mask: True at the positions whose latents count, shaped like these without features; None counts all.
+            mask: True at the positions whose latents count, shaped like these without features. Positions without a code
+                never count, so the mask that the quantizer had need not be handed in again.
             channel_axis: of the features in latents and values.
 
         Raises:
-            ValueError: an index of K or more, another number of stages, or latents and values that do not fit.
+            ValueError: an index of K or more, another number of stages, latents and values that do not fit, or that are not
+                finite at a position that counts.
         """
         indices_PQk, weights_PQk = self._stages_of(codes)
         present = indices_PQk >= 0
@@ -137,17 +139,18 @@ class CodebookUsage:
                 "the quantizer's codebook."
             )
         shares = torch.where(present, weights_PQk, 0)
+        seen = present.any(-1, keepdim=True)
+        if latents is not None and values is not None:
+            coded_P = seen.flatten(1).any(1)
+            self._add_errors(latents.movedim(channel_axis, -1), values.movedim(channel_axis, -1), mask, coded_P)
+        elif latents is not None or values is not None:
+            raise ValueError("`latents` and `values` must be handed in together, since the error is between the two.")
         self._mass_QK += self._counts(indices_PQk, shares)
         largest = shares.argmax(-1, keepdim=True)
-        seen = present.any(-1, keepdim=True)
         self._hard_QK += self._counts(indices_PQk.gather(-1, largest), seen)
         mixed = float(codes.weights is not None)
         self._totals[:2] += torch.stack((seen.sum(), (shares > 0).sum())).to(self._totals)
         self._totals[4].clamp_(min=mixed)
-        if latents is not None and values is not None:
-            self._add_errors(latents.movedim(channel_axis, -1), values.movedim(channel_axis, -1), mask)
-        elif latents is not None or values is not None:
-            raise ValueError("`latents` and `values` must be handed in together, since the error is between the two.")
 
     def compute(self) -> Usage:
         """The figures of all batches of all processes since the last `reset`."""
@@ -213,7 +216,7 @@ class CodebookUsage:
         counts.view(-1).index_add_(0, places, amounts)
         return counts.to(self._mass_QK.device)
 
-    def _add_errors(self, latents: Tensor, values: Tensor, mask: Tensor | None) -> None:
+    def _add_errors(self, latents: Tensor, values: Tensor, mask: Tensor | None, coded_P: Tensor) -> None:
         if latents.shape != values.shape or latents.shape[-1] != self.dim:
             raise ValueError(
                 f"`latents` and `values` must have one shape with `dim`, {self.dim}, features on the channel axis; got "
@@ -224,11 +227,30 @@ class CodebookUsage:
                 f"`mask` must have the shape of the latents without their features, {tuple(latents.shape[:-1])}; got "
                 f"{tuple(mask.shape)}."
             )
-        counted = torch.ones(latents.shape[:-1], dtype=torch.bool, device=latents.device) if mask is None else mask
+        shape = latents.shape[:-1]
+        if coded_P.numel() != math.prod(shape):
+            raise ValueError(
+                f"codes, latents and values must be of the same positions; got codes of {coded_P.numel()} and latents of "
+                f"{math.prod(shape)}, which are {tuple(shape)}. Do the codes have an axis of stages that `num_stages` does not "
+                "name?"
+            )
+        counted = coded_P.view(shape) if mask is None else coded_P.view(shape) & mask
         x_PF = torch.where(counted[..., None], latents, 0).to(torch.float64).flatten(0, -2)
         values_PF = torch.where(counted[..., None], values, 0).to(torch.float64).flatten(0, -2)
-        self._sums_F += torch.stack((x_PF.sum(0), x_PF.square().sum(0))).to(self._sums_F)
-        self._totals[2:4] += torch.stack((counted.sum().double(), (values_PF - x_PF).square().sum())).to(self._totals)
+        squares_F, error = x_PF.square().sum(0), (values_PF - x_PF).square().sum()
+        if not bool(torch.isfinite(squares_F.sum() + error)):
+            self._refuse_not_finite(x_PF, values_PF, shape)
+        self._sums_F += torch.stack((x_PF.sum(0), squares_F)).to(self._sums_F)
+        self._totals[2:4] += torch.stack((counted.sum().double(), error)).to(self._totals)
+
+    def _refuse_not_finite(self, x_PF: Tensor, values_PF: Tensor, shape: torch.Size) -> None:
+        wrong_P = ~torch.isfinite(x_PF.square() + (values_PF - x_PF).square()).all(1)
+        position = tuple(int(one) for one in wrong_P.view(shape).nonzero()[0])
+        raise ValueError(
+            f"latents and values must be finite where they count, or the relative error of all batches would be NaN; got some "
+            f"that are not at position {position}, and at {int(wrong_P.sum())} in all. Look for a step that was too large, or "
+            "leave these positions out by `mask`."
+        )
 
 
 def _usage_of(hard_K: Tensor, mass_K: Tensor) -> StageUsage:

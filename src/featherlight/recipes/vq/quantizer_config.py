@@ -1,12 +1,14 @@
 """Which quantizer, and its options. It imports no torch, so that listing recipes is quick."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from featherlight.recipes.config import nearest
+from featherlight.recipes.config import elsewhere_called, nearest
 from featherlight.recipes.vq.quantizers import QUANTIZERS
 
 
@@ -31,22 +33,22 @@ class QuantizerConfig:
             learn, and codes have to follow.
 
     Raises:
-        ValueError: no such kind, or an option that the kind does not read.
+        ValueError: no such kind, an option that the kind does not read, or one out of its range.
     """
 
     kind: str = "scq"
-    features: int | None = None
-    codebook_size: int | None = None
-    commitment: float | None = None
-    decay: float | None = None
-    strength: float | None = None
-    k: int | None = None
-    weight_bits: int | None = None
-    stages: int | None = None
-    groups: int | None = None
+    features: int | None = elsewhere_called("dim", "codebook_dim", "embedding_dim")
+    codebook_size: int | None = elsewhere_called("codes", "num_codes", "num_embeddings", "n_embed")
+    commitment: float | None = elsewhere_called("commitment_weight", "commitment_cost", "beta")
+    decay: float | None = elsewhere_called("ema", "momentum", "ema_decay")
+    strength: float | None = elsewhere_called("lambda", "lam", "regularization")
+    k: int | None = elsewhere_called("num_mixed", "sparsity")
+    weight_bits: int | None = elsewhere_called("bits", "weight_grid")
+    stages: int | None = elsewhere_called("num_quantizers", "num_stages")
+    groups: int | None = elsewhere_called("heads", "num_groups")
     levels: tuple[int, ...] | None = None
-    temperature: float | None = None
-    lr_scale: float | None = None
+    temperature: float | None = elsewhere_called("tau")
+    lr_scale: float | None = elsewhere_called("codebook_lr")
 
     def __post_init__(self) -> None:
         if self.kind not in QUANTIZERS:
@@ -61,14 +63,8 @@ class QuantizerConfig:
                     f"`quantizer.{name}` is {value}, and a quantizer of the kind {self.kind} does not read it: its options are "
                     f"{', '.join(reads)}. Leave it out, or take a kind that does: {', '.join(others)}."
                 )
-        for name in ("features", "codebook_size", "k", "stages", "groups"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`quantizer.{name}` must be at least 1; got {value}.")
-        if self.lr_scale is not None and not 0 < self.lr_scale < float("inf"):
-            raise ValueError(f"`quantizer.lr_scale` must be a finite positive number; got {self.lr_scale}.")
-        if self.weight_bits not in (None, 0, 2, 3, 4, 5):
-            raise ValueError(f"`quantizer.weight_bits` must be 0 (none) or 2 to 5; got {self.weight_bits}.")
+        _check_ranges(self.given())
+        _check_together(self.kind, dict(reads) | self.given())
 
     def given(self) -> dict[str, Any]:
         """The options that were set."""
@@ -78,3 +74,43 @@ class QuantizerConfig:
     def resolved(self) -> "QuantizerConfig":
         """The same with the defaults of its kind put in."""
         return dataclasses.replace(self, **(dict(QUANTIZERS[self.kind].defaults) | self.given()))
+
+
+_LEAST = {"features": 1, "codebook_size": 2, "k": 2, "stages": 1, "groups": 1}
+_MOST_BITS = 63
+"""Of an index, which must be a number of int64."""
+
+
+def _check_ranges(given: Mapping[str, Any]) -> None:
+    """What a layer would refuse when it is built, after the data were loaded; layers themselves import torch."""
+    for name, value in given.items():
+        key = f"`quantizer.{name}`"
+        if name in _LEAST and value < _LEAST[name]:
+            raise ValueError(f"{key} must be at least {_LEAST[name]}; got {value}.")
+        if name in ("strength", "temperature", "lr_scale") and not 0 < value < math.inf:
+            raise ValueError(f"{key} must be a finite positive number; got {value}.")
+        if name == "commitment" and not 0 <= value < math.inf:
+            raise ValueError(f"{key} must be finite and at least 0, or it would drive vectors from codes; got {value}.")
+        if name == "decay" and not 0 <= value < 1:
+            raise ValueError(f"{key} must lie in [0, 1), as a share of the past that is kept; got {value}.")
+        if name == "weight_bits" and value not in (0, 2, 3, 4, 5):
+            raise ValueError(f"{key} must be 0 (none) or 2 to 5; got {value}.")
+        if name == "levels" and (not value or min(value) < 2 or math.prod(value) > 2**_MOST_BITS):
+            raise ValueError(
+                f"{key} must be one or more numbers from 2 (one level carries no information) whose product is at most "
+                f"2**{_MOST_BITS}; got {list(value)}."
+            )
+
+
+def _check_together(kind: str, values: Mapping[str, Any]) -> None:
+    """Options that bear on each other, with the defaults of the kind put in."""
+    k, size, features = (values.get(name) for name in ("k", "codebook_size", "features"))
+    if k is not None and size is not None and k > size:
+        raise ValueError(f"`quantizer.k` must be at most `quantizer.codebook_size`; got {k} of {size} codes to mix.")
+    groups = values.get("groups")
+    if groups is not None and features is not None and features % groups:
+        raise ValueError(f"`quantizer.groups` must divide `quantizer.features`; got {groups} and {features}.")
+    if kind == "lfq" and features is not None and features > _MOST_BITS:
+        raise ValueError(
+            f"`quantizer.features` of lfq must be at most {_MOST_BITS}, as each is a bit of an index; got {features}."
+        )

@@ -81,12 +81,8 @@ def _residual(options: Options) -> Quantizer:
 def _grouped(options: Options) -> Quantizer:
     from featherlight.nn.vector_quantizers import GroupedQuantizer
 
-    features, groups = options["features"], options["groups"]
-    if features % groups:
-        raise ValueError(
-            f"`quantizer.groups` must divide `quantizer.features`; got {groups} groups of {features} features."
-        )
-    part = options.with_values(features=features // groups)
+    groups = options["groups"]
+    part = options.with_values(features=options["features"] // groups)
     return GroupedQuantizer([_vq(part, n) for n in range(groups)], channel_axis=options.channel_axis)
 
 

@@ -10,6 +10,8 @@ and then dz = C_A' w, dC_A = w (z - x)' + p (v - C_A' w)', d strength = w . (e -
 is built anew from the codes, k^2 F / 2 products a row, so that nothing of size k^2 is kept between the two passes.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,43 +19,53 @@ from torch import Tensor
 from featherlight.solvers.simplex_qp.pricing import rows_at_once
 
 
-def adjoint(
-    z_NF: Tensor,
-    codebook_KF: Tensor,
-    strength: Tensor,
-    prior_N: Tensor,
-    indices_Nk: Tensor,
-    weights_Nk: Tensor,
-    grad_values_NF: Tensor,
-    grad_weights_Nk: Tensor,
-) -> tuple[Float[Tensor, "N F"], Float[Tensor, "K F"], Float[Tensor, ""]]:
+class Solved(NamedTuple):
+    """A problem, its solution and the gradients that came back to it.
+
+    Attributes:
+        z_NF: the rows.
+        codebook_KF: the codes.
+        strength: of the penalty, ().
+        prior_N: the prior codes.
+        indices_Nk: codes in use; -1 in free slots.
+        weights_Nk: their shares.
+        grad_values_NF: gradient of the values.
+        grad_weights_Nk: gradient of the shares.
+    """
+
+    z_NF: Tensor
+    codebook_KF: Tensor
+    strength: Tensor
+    prior_N: Tensor
+    indices_Nk: Tensor
+    weights_Nk: Tensor
+    grad_values_NF: Tensor
+    grad_weights_Nk: Tensor
+
+
+def adjoint(solved: Solved) -> tuple[Float[Tensor, "N F"], Float[Tensor, "K F"], Float[Tensor, ""]]:
     """Gradients of rows, codebook and strength; differentiable once more."""
-    by_rows = (z_NF, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
+    _, codebook_KF, strength, *_ = solved
+    by_rows = (solved.z_NF, *solved[3:])
     if torch.compiler.is_compiling():
         chunks = [by_rows]
     else:
-        size = rows_at_once(4 * indices_Nk.shape[1] * max(z_NF.shape[1], indices_Nk.shape[1]))
+        slots, dim = solved.indices_Nk.shape[1], codebook_KF.shape[1]
+        size = rows_at_once(4 * slots * max(dim, slots))
         chunks = list(zip(*(x.split(size) for x in by_rows), strict=True))
     of_z, of_codebook, of_strength = [], torch.zeros_like(codebook_KF), torch.zeros_like(strength)
-    for chunk in chunks:
-        rows, codes_nkF, in_strength = _adjoint_chunk(codebook_KF, strength, *chunk)
+    for z, *others in chunks:
+        part = Solved(z, codebook_KF, strength, *others)
+        rows, codes_nkF, in_strength = _adjoint_chunk(part)
         of_z.append(rows)
-        slots = chunk[2].clamp(min=0).flatten()
+        slots = part.indices_Nk.clamp(min=0).flatten()
         of_codebook = of_codebook.index_add(0, slots, codes_nkF.flatten(0, 1))
         of_strength = of_strength + in_strength
     return torch.cat(of_z), of_codebook, of_strength
 
 
-def _adjoint_chunk(
-    codebook: Tensor,
-    strength: Tensor,
-    z: Tensor,
-    prior: Tensor,
-    indices: Tensor,
-    weights: Tensor,
-    grad_values: Tensor,
-    grad_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _adjoint_chunk(solved: Solved) -> tuple[Tensor, Tensor, Tensor]:
+    z, codebook, strength, prior, indices, weights, grad_values, grad_weights = solved
     dtype = z.dtype
     work = torch.float32 if z.device.type == "mps" else torch.float64
     used_nk = indices >= 0

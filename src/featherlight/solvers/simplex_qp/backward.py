@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import embedding_bag
 
-from featherlight.solvers.simplex_qp.adjoint import adjoint
+from featherlight.solvers.simplex_qp.adjoint import Solved, adjoint
 from featherlight.solvers.simplex_qp.ops import adjoint_once
 from featherlight.solvers.simplex_qp.pricing import mix
 from featherlight.solvers.simplex_qp.problem import Found, SimplexProblem, SimplexSolution
@@ -38,17 +38,19 @@ class _OnSupport(Function):
     """From the problem to values and weights of a solution that is known."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        z, codebook, strength, prior, indices, found = inputs
-        values, weights = _values(codebook, indices, found), found.clone()
-        ctx.save_for_backward(z, codebook, strength, prior, indices, weights)
-        return values, weights
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        _, codebook, _, _, indices, found = inputs
+        return _values(codebook, indices, found), found.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:5], output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = (*ctx.saved_tensors, *gradients)
+        solved = Solved(*ctx.saved_tensors, *gradients)
         once_more = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        of_z, of_codebook, of_strength = (adjoint if once_more else adjoint_once)(*arguments)
+        of_z, of_codebook, of_strength = adjoint(solved) if once_more else adjoint_once(*solved)
         return of_z, of_codebook, of_strength, None, None, None
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featherlight.solvers.simplex_qp.adjoint import Solved
+from featherlight.solvers.simplex_qp.first_use import compile_once
 from featherlight.solvers.simplex_qp.pricing import Centred
 from featherlight.solvers.simplex_qp.problem import SimplexProblem
 
@@ -68,27 +70,19 @@ def solve_compiled(
         room = kernel.make_room(width, dim, len(code_KF), out.weight_Nk.dtype)
         kernel.solve_rows(first, last, z_NF.numpy(), usable_N, book, room, rules, out)
 
+    compile_once(kernel.solve_rows, dtype, lambda: some(0, 0))
     _share_out(num_rows, _ROWS_A_THREAD, some)
     return found
 
 
-def adjoint_compiled(
-    z_NF: Tensor,
-    codebook_KF: Tensor,
-    strength: Tensor,
-    prior_N: Tensor,
-    indices_Nk: Tensor,
-    weights_Nk: Tensor,
-    grad_values_NF: Tensor,
-    grad_weights_Nk: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward.adjoint`, without a graph. The sums over rows are in one order whatever the number of threads."""
+def adjoint_compiled(solved: Solved) -> tuple[Tensor, Tensor, Tensor]:
+    """As `adjoint`, without a graph. The sums over rows are in one order whatever the number of threads."""
     from featherlight.solvers.simplex_qp import kernel_adjoint as kernel
 
-    tensors = (z_NF, codebook_KF, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
-    saved = kernel.Saved(*(x.detach().contiguous().numpy() for x in tensors))
+    z_NF, strength = solved.z_NF, solved.strength
+    saved = kernel.Saved(*(x.detach().contiguous().numpy() for x in (*solved[:2], *solved[3:])))
     num_rows, dim = z_NF.shape
-    width = indices_Nk.shape[1]
+    width = solved.indices_Nk.shape[1]
     of_z_NF = torch.empty_like(z_NF, memory_format=torch.contiguous_format)
     of_strength_N = np.empty(num_rows)
     out = kernel.Output(
@@ -99,12 +93,17 @@ def adjoint_compiled(
         np.empty((num_rows, dim)),
     )
     penalty = float(strength)
-    _share_out(
-        num_rows,
-        _ROWS_A_THREAD,
-        lambda a, b: kernel.adjoint_rows(a, b, penalty, saved, kernel.make_room(width, dim), out),
-    )
     of_code_KF = np.zeros(saved.code_KF.shape)
+
+    def some(first: int, last: int) -> None:
+        kernel.adjoint_rows(first, last, penalty, saved, kernel.make_room(width, dim), out)
+
+    def nothing() -> None:
+        some(0, 0)
+        kernel.adjoint_codes(0, 0, saved, out, of_code_KF)
+
+    compile_once(kernel.adjoint_rows, z_NF.dtype, nothing)
+    _share_out(num_rows, _ROWS_A_THREAD, some)
     _share_out(dim, 8, lambda a, b: kernel.adjoint_codes(a, b, saved, out, of_code_KF))
     return (
         of_z_NF,

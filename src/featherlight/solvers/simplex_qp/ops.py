@@ -6,7 +6,7 @@ Legend of shapes: N rows, F features, K codes, k slots of a row.
 import torch
 from torch import Tensor
 
-from featherlight.solvers.simplex_qp.adjoint import adjoint
+from featherlight.solvers.simplex_qp.adjoint import Solved, adjoint
 from featherlight.solvers.simplex_qp.batched import solve_batched
 from featherlight.solvers.simplex_qp.compiled import adjoint_compiled, solve_compiled, use_kernels
 from featherlight.solvers.simplex_qp.pricing import centre, settled
@@ -55,22 +55,13 @@ def adjoint_once(
     grad_weights_Nk: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of rows, codebook and strength, without a graph of their own."""
-    arguments = (z_NF, codebook_KF, strength, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
+    solved = Solved(z_NF, codebook_KF, strength, prior_N, indices_Nk, weights_Nk, grad_values_NF, grad_weights_Nk)
     if use_kernels(z_NF):
-        return adjoint_compiled(*arguments)
+        return adjoint_compiled(solved)
     with torch.no_grad():
-        return adjoint(*arguments)
+        return adjoint(solved)
 
 
 @adjoint_once.register_fake
-def _(
-    z_NF: Tensor,
-    codebook_KF: Tensor,
-    strength: Tensor,
-    prior_N: Tensor,
-    indices_Nk: Tensor,
-    weights_Nk: Tensor,
-    grad_values_NF: Tensor,
-    grad_weights_Nk: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(z_NF: Tensor, codebook_KF: Tensor, strength: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(z_NF), torch.empty_like(codebook_KF), torch.empty_like(strength)

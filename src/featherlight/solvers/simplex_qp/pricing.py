@@ -20,7 +20,7 @@ class Centred(NamedTuple):
     Attributes:
         z_NF: rows that are not usable are 0.
         codebook_KF: codes that are not usable are 0.
-        usable_N: rows that hold finite numbers only.
+        usable_N: rows that hold finite numbers only, whose squared length is finite too.
         usable_K: codes that hold finite numbers only.
         scale: (), mean squared length of the codes.
     """
@@ -34,14 +34,26 @@ class Centred(NamedTuple):
 
 def centre(z_NF: Tensor, codebook_KF: Tensor) -> Centred:
     """Takes the mean of the usable codes off rows and codes."""
-    usable_N = torch.isfinite(z_NF).all(1)
     usable_K = torch.isfinite(codebook_KF).all(1)
     codebook_KF = torch.where(usable_K[:, None], codebook_KF, 0)
     count = usable_K.sum().clamp(min=1)
     mean_F = codebook_KF.sum(0) / count
     codebook_KF = torch.where(usable_K[:, None], codebook_KF - mean_F, 0)
-    z_NF = torch.where(usable_N[:, None], z_NF - mean_F, 0)
+    z_NF = z_NF - mean_F
+    usable_N = torch.isfinite(z_NF.square().sum(1))
+    z_NF = torch.where(usable_N[:, None], z_NF, 0)
     return Centred(z_NF, codebook_KF, usable_N, usable_K, codebook_KF.square().sum() / count)
+
+
+def unit_of(codebook_KF: Tensor) -> Float[Tensor, ""]:
+    """A power of two near to the largest number of the codes, by which programs are brought to numbers around 1.
+
+    In such units no square is lost to the ends of the range of floats, and no digit changes. Nothing flows back to the codes.
+    """
+    sizes_KF = codebook_KF.detach().abs()
+    largest = torch.where(torch.isfinite(sizes_KF), sizes_KF, 0).amax()
+    smallest = torch.finfo(codebook_KF.dtype).tiny
+    return torch.where(largest >= smallest, largest.clamp(min=smallest).log2().floor().exp2(), 1.0)
 
 
 def rows_at_once(*widths: int) -> int:

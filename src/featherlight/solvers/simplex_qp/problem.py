@@ -36,7 +36,8 @@ class SimplexStatus(IntEnum):
     APPROXIMATE = 4
     """Feasible by a method that does not aim at the optimum."""
     NON_FINITE = 5
-    """The row, or its prior code, holds nan or inf: no code is used, values and gradients are 0."""
+    """The row or its prior code holds nan or inf, or the square of the row in units of the codes is infinite: no code is used,
+    values and gradients are 0."""
 
 
 class SimplexProblem(NamedTuple):

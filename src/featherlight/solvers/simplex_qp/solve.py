@@ -4,7 +4,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from featherlight.solvers.simplex_qp.active_set import ActiveSet
-from featherlight.solvers.simplex_qp.problem import SimplexMethod, SimplexSolution, check_problem
+from featherlight.solvers.simplex_qp.pricing import unit_of
+from featherlight.solvers.simplex_qp.problem import SimplexMethod, SimplexProblem, SimplexSolution, check_problem
 
 _EXACT = ActiveSet()
 
@@ -37,7 +38,17 @@ def solve_simplex_least_squares(
     Raises:
         ValueError: shapes or dtypes do not fit, or `strength` is not above 0.
 
+    Rows and codes may be of any scale, though `strength` has to be a number of their dtype: they are worked in units of a power
+    of two near to the largest code, which changes no digit.
+
     Source: Gautam et al. 2023, "Soft Convex Quantization", arXiv 2310.03004, equation of the exact program.
     """
     problem = check_problem(z_NF, codebook_KF, strength, prior_N)
-    return method.solve(problem)
+    unit = unit_of(codebook_KF)
+    scaled = SimplexProblem(z_NF / unit, codebook_KF / unit, problem.strength / unit / unit, prior_N)
+    found = method.solve(scaled)
+    return found._replace(
+        values_NF=found.values_NF * unit,
+        kkt_residual_N=found.kkt_residual_N * unit * unit,
+        gap_N=found.gap_N * unit * unit,
+    )

@@ -68,7 +68,7 @@ def test_with_all_starts_the_pair_is_the_best_of_all(strength: float, units: int
         torch.testing.assert_close(found, least, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("k", [3, 4, 8])
+@pytest.mark.parametrize("k", [3, 8])
 def test_shares_are_the_best_for_their_codes_and_beat_greedy_slopes(k: int) -> None:
     z, codes, strength = rows(200, 6), rows(40, 6, seed=1), 0.05
     pull = torch.tensor(strength, dtype=torch.float64)
@@ -194,6 +194,37 @@ def test_strength_is_relative_to_codes_and_has_a_floor() -> None:
     assert torch.allclose(values, torch.full_like(values, 0.5))
     grads = torch.autograd.grad(values.square().sum(), (x, alike.codebook.weight))
     assert all(bool(grad.isfinite().all()) for grad in grads)
+
+
+@pytest.mark.parametrize("mixing", [Exact(), Relaxed(), Sparse(3)], ids=str)
+def test_vectors_and_codes_of_any_scale_mix_alike(mixing: Mixing) -> None:
+    plain = make(mixing=mixing).float()
+    x = rows(40, 3).float()
+    for scale, hard in itertools.product((1e-19, 1e19), (False, True)):
+        scaled = make(mixing=mixing).float()
+        with torch.no_grad():
+            scaled.codebook.weight.mul_(scale)
+        plain.hard = scaled.hard = hard
+        expected, found = plain(x), scaled(x * scale)
+        assert torch.equal(found.codes.indices, expected.codes.indices)
+        torch.testing.assert_close(found.values / scale, expected.values)
+    plain.hard = False
+    with pytest.raises(ValueError, match=r"vector at position \(4,\) is so large beside the codes .* 1 positions"):
+        plain(x.index_fill(0, torch.tensor(4), 1e25))
+
+
+@pytest.mark.parametrize("mixing", [Exact(), Sparse(3)], ids=str)
+def test_torch_func_gives_the_gradients_of_autograd(mixing: Mixing) -> None:
+    layer = make(mixing=mixing).train()
+    x, weight = rows(20, 3).requires_grad_(), layer.codebook.weight
+
+    def loss(x: Tensor, weight: Tensor) -> Tensor:
+        result = functional_call(layer, {"codebook.weight": weight}, (x,))
+        return result.values.square().sum() + result.aux_loss
+
+    expected = torch.autograd.grad(loss(x, weight), (x, weight))
+    found = torch.func.grad(loss, argnums=(0, 1))(x.detach(), weight.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_bad_input_gets_a_sentence() -> None:

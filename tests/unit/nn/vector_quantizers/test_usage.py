@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from featherlight.nn.vector_quantizers import CodebookUsage, Codes
+from featherlight.nn.vector_quantizers import Codebook, CodebookUsage, Codes, VectorQuantizer, lengths_to_mask
 
 
 def entropy_power(counts: list[float]) -> float:
@@ -79,6 +79,36 @@ def test_error_is_relative_to_the_variance_of_latents_that_count() -> None:
     assert math.isnan(empty.hard_perplexity)
     assert math.isnan(empty.share_in_use)
     assert (empty.positions, empty.relative_error) == (0, None)
+
+
+def test_a_mask_that_was_forgotten_changes_nothing() -> None:
+    layer = VectorQuantizer(Codebook(8, 3, init=None)).eval()
+    x = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
+    mask = lengths_to_mask(torch.tensor([6, 2, 0, 5]))
+    values, codes, _ = layer(x, mask=mask)
+    figures = []
+    for given in (mask, None, torch.ones_like(mask)):
+        usage = CodebookUsage(8, dim=3)
+        usage.update(codes, latents=torch.where(mask[..., None], x, torch.nan), values=values, mask=given)
+        figures.append(usage.compute())
+    assert figures[0] == figures[1] == figures[2]
+    assert figures[0].positions == 13
+
+
+def test_latents_that_are_not_finite_are_named_and_leave_the_counters_alone() -> None:
+    usage = CodebookUsage(4, dim=3)
+    codes, x = Codes(torch.tensor([[0, 1], [2, 3]])), torch.randn(2, 2, 3)
+    usage.update(codes, latents=x, values=0.5 * x)
+    before = usage.compute()
+    for bad in (torch.nan, torch.inf):
+        spoiled = x.clone()
+        spoiled[1, 0, 2] = bad
+        for latents, values in ((spoiled, x), (x, spoiled)):
+            with pytest.raises(ValueError, match=r"not at position \(1, 0\), and at 1 in all"):
+                usage.update(codes, latents=latents, values=values)
+    assert usage.compute() == before
+    with pytest.raises(ValueError, match="got codes of 4 and latents of 2"):
+        usage.update(codes, latents=x[:1], values=x[:1])
 
 
 def test_bad_input_gets_a_sentence() -> None:

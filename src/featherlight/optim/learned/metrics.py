@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherlight.optim.learned.inverses import DiagonalInverse, FullInverse, KroneckerInverse
+from featherlight.optim.learned.inverses import DiagonalInverse, FullInverse, KroneckerInverse, MirrorInverse
 from featherlight.optim.learned.learned_values import like, log_of_positive
 from featherlight.optim.learned.protocols import Tensors
 
@@ -45,6 +45,34 @@ class ScalarSteps(nn.Module):
     def description(self) -> dict[str, Any]:
         """How many sizes; the values are tensors of the rule."""
         return {"sizes": [1.0] * len(self.log_sizes) if self.log_sizes.ndim else 1.0}
+
+
+class MirrorSteps(nn.Module):
+    """The relative entropy to the point in place of a metric, for positive numbers: exponentiated gradient.
+
+    Args:
+        size: positive; learned (its logarithm).
+
+    Source: Kivinen, Warmuth 1997; Beck, Teboulle 2003.
+    """
+
+    def __init__(self, size: float = 1.0) -> None:
+        super().__init__()
+        self.log_size = log_of_positive(size, "size")
+
+    def init(self, points: Tensors) -> tuple[()]:
+        """Nothing is kept."""
+        return ()
+
+    def update(
+        self, gradients: Tensors, state: tuple[()], points: Tensors
+    ) -> tuple[tuple[MirrorInverse, ...], tuple[()]]:
+        """The same entropy for each tensor."""
+        return tuple(MirrorInverse(like(self.log_size.exp(), p)) for p in points), ()
+
+    def description(self) -> dict[str, Any]:
+        """The size is a tensor of the rule."""
+        return {"size": 1.0}
 
 
 class DiagonalSteps(nn.Module):

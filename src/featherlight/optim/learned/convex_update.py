@@ -181,7 +181,7 @@ class ConvexUpdate(Optimizer):
         for (p, _, _), gradient in zip(self._groups(), gradients, strict=True):
             if not bool(gradient.isfinite().all()):
                 raise NonFiniteLossError(
-                    f"the gradient of a parameter of shape {tuple(p.shape)} is not finite although the loss is {float(loss):.6g}; "
+                    f"the gradient of a parameter of shape {tuple(p.shape)} is not finite, but the loss is {float(loss):.6g}; "
                     "no step was taken and the weights are as they were. Look for a root or a logarithm of 0 in the loss."
                 )
         return gradients

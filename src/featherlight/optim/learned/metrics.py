@@ -135,23 +135,24 @@ class KroneckerSteps(nn.Module):
 
     @classmethod
     def constant(cls, points: Sequence[Tensor], size: float = 1.0, *, largest: int = 1024) -> "KroneckerSteps":
-        """Steps of `size` in all directions; a side of more than `largest` rows or columns has no factor, as in Shampoo."""
+        """Steps of `size` in all directions, without a factor for sides of more than `largest` rows or columns, as in Shampoo.
+
+        A longer vector has one size for all its entries.
+        """
         left: list[Tensor | None] = []
         right: list[Tensor | None] = []
         for point in points:
             rows, columns = point.shape[0] if point.ndim else 1, max(1, point[:1].numel() if point.ndim else 1)
-            sides = [rows <= largest, 1 < columns <= largest]
+            sides = [rows <= largest, columns <= largest and (columns > 1 or rows > largest)]
             if not any(sides):
                 raise ValueError(
                     f"a tensor of shape {tuple(point.shape)} has no side of at most `largest` {largest}, so its Kronecker "
                     "metric would be the identity for good. Raise `largest`, or take DiagonalSteps."
                 )
             start = size ** (0.5 / sum(sides))
-            eyes = [
-                torch.eye(n, dtype=point.dtype, device=point.device) * start for n in (rows, columns) if n <= largest
-            ]
-            left.append(eyes[0] if sides[0] else None)
-            right.append(eyes[-1] if sides[1] else None)
+            for factors, side, has_factor in zip((left, right), (rows, columns), sides, strict=True):
+                eye = torch.eye(side if has_factor else 0, dtype=point.dtype, device=point.device)
+                factors.append(eye * start if has_factor else None)
         return cls(left, right)
 
     def init(self, points: Tensors) -> tuple[()]:

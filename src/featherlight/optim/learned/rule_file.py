@@ -88,7 +88,7 @@ def load_rule(
         if described["version"] != _VERSION:
             raise ValueError(f"it has version {described['version']}, this library reads {_VERSION}")
         rule: Any = _build(described["rule"], _PARTS | dict(others or {}))
-        rule.load_state_dict({name: tensor for name, tensor in tensors.items()}, assign=True)
+        rule.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(

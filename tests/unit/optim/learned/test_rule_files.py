@@ -63,7 +63,7 @@ def test_a_loaded_rule_does_the_same_to_the_bit(rule: ConvexRule, tmp_path: Path
     assert isinstance(loaded, ConvexRule)
     moved = two_steps(rule)
     assert all(torch.equal(one, two) for one, two in zip(two_steps(loaded), moved, strict=True))
-    assert not any(torch.equal(one, two) for one, two in zip(moved, POINTS, strict=True) if "box" not in one.__repr__())
+    assert not torch.equal(moved[1], POINTS[1])
     assert (tmp_path / "rule.safetensors").stat().st_size < 8_000
 
 

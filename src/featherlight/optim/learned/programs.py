@@ -8,10 +8,8 @@ from torch import Tensor
 from featherlight.optim.learned.inverses import DiagonalInverse, Inverse, KroneckerInverse, MirrorInverse
 from featherlight.optim.learned.protocols import Tensors, Terms
 from featherlight.optim.learned.sets import L1Penalty, PointIn, StepIn
-from featherlight.solvers.convex import Constraint, DiagonalMetric, L1Prox, solve_convex_step
-
-SOLVED = 0
-"""Status of a closed form."""
+from featherlight.solvers import project_box
+from featherlight.solvers.convex import Box, Constraint, ConvexStatus, DiagonalMetric, L1Prox, solve_convex_step
 
 
 def solve_steps(
@@ -61,6 +59,9 @@ def _solve(
     if constraint is None and prox is None:
         step = -inverse.times(linear)
         return step if drift is None else step + drift, torch.zeros((), dtype=torch.int8, device=step.device)
+    if isinstance(inverse, DiagonalInverse) and (constraint is None or isinstance(constraint, Box)):
+        center = -inverse.times(linear) if drift is None else drift - inverse.times(linear)
+        return _entrywise(center, inverse, torch.zeros_like(point) if on_step else point, constraint, prox)
     if rows and not isinstance(inverse, DiagonalInverse):
         raise ValueError(
             "`rows` of a constraint need step sizes (ScalarSteps, DiagonalSteps, AdaptiveSteps), no matrices."
@@ -77,6 +78,27 @@ def _solve(
         gradient, metric, point_BN=None if on_step else laid[1], constraint=constraint, prox=prox
     )
     return solved.step_BN.reshape(linear.shape), solved.status_B.max()
+
+
+def _entrywise(
+    center: Tensor, inverse: DiagonalInverse, point: Tensor, box: Box | None, prox: L1Prox | None
+) -> tuple[Tensor, Tensor]:
+    """Soft thresholds, then the nearest number in the box: where nothing couples the entries, that is the solution."""
+    moved = point.to(center) + center
+    if prox is not None:
+        by = inverse.diagonal * torch.as_tensor(prox.strength).to(center)
+        moved = moved.sign() * (moved.abs() - by).clamp(min=0)
+    status = torch.zeros((), dtype=torch.int8, device=center.device)
+    if box is not None:
+        low, high = (_shaped(torch.as_tensor(bound).to(center), center.shape) for bound in (box.lower, box.upper))
+        moved = project_box(moved, low, high)
+        status = torch.where((low > high).any(), int(ConvexStatus.INFEASIBLE), status).to(torch.int8)
+    return torch.where(status == ConvexStatus.SOLVED, moved - point.to(center), 0.0), status
+
+
+def _shaped(bound: Tensor, shape: torch.Size) -> Tensor:
+    """Bounds of all entries in order, as the tensor that they are of."""
+    return bound.reshape(shape) if bound.numel() == shape.numel() else bound
 
 
 def _jointly(

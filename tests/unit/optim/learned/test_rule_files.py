@@ -47,7 +47,7 @@ RULES = {
 def two_steps(rule: ConvexRule) -> tuple[Tensor, ...]:
     points, state = POINTS, rule.init(POINTS)
     for scale in (1.0, -0.4):
-        gradients = tuple(scale * torch.arange(1, p.numel() + 1, dtype=p.dtype).reshape(p.shape).sin() for p in points)
+        gradients = tuple((scale * torch.arange(1.0, p.numel() + 1)).sin().to(p).reshape(p.shape) for p in points)
         steps, state = rule.update(gradients, state, points)
         points = tuple(p + s for p, s in zip(points, steps, strict=True))
     return points

@@ -31,7 +31,20 @@ from featherlight.optim import (
     SpreadNormalized,
     WholeBatchSigns,
     ZerothOrderSGD,
+    learned,
 )
+from featherlight.optim.learned import (
+    ConvexUpdate,
+    DiagonalSteps,
+    KroneckerSteps,
+    MovingAverage,
+    PastTerms,
+    PointIn,
+    Safeguard,
+    UpdateRule,
+    adam,
+)
+from featherlight.solvers.convex import Box
 from tests.properties.test_zeroth_order_laws import global_states
 from tests.unit.optim.problems import bits_of, make_batch, make_model, squared_error
 
@@ -71,6 +84,18 @@ def of_ours(kind: Any, **options: Any) -> Row:
         return kind(model, params=params, **(options | over))
 
     return Row(kind=kind, make=make, ours=True)
+
+
+def of_rule(make_rule: Callable[[list[Tensor]], UpdateRule | dict[str, Any]], **options: Any) -> Row:
+    """A ConvexUpdate by a rule, or by parts of one, for all trained parameters."""
+
+    def make(model: nn.Module, params: Any = None, **over: Any) -> Optimizer:
+        chosen = [p for p in model.parameters() if p.requires_grad]
+        rule = make_rule([p.detach() for p in chosen])
+        parts = rule if isinstance(rule, dict) else {"rule": rule}
+        return ConvexUpdate(chosen if params is None else params, **parts, **(options | over))
+
+    return Row(kind=ConvexUpdate, make=make, ours=True)
 
 
 def around_one(kind: Any, inner: Row) -> Row:
@@ -134,6 +159,20 @@ TABLE: dict[str, Row] = {
     "AGZO normalized": of_ours(
         AGZO, lr=0.02, rank=1, sigma=1e-2, normalize=SpreadNormalized(decay=0.9), weight_decay=1e-3
     ),
+    "ConvexUpdate, Adam without a safeguard": of_rule(lambda _: adam(0.02), safeguard=None),
+    "ConvexUpdate, Kronecker": of_rule(
+        lambda points: {"metric": KroneckerSteps.constant(points, 0.1), "memory": PastTerms(step_weights=(0.5, 0.1))},
+        lr=0.5,
+    ),
+    "ConvexUpdate, diagonal in a box": of_rule(
+        lambda points: {
+            "metric": DiagonalSteps.constant(points, 0.1),
+            "memory": MovingAverage(0.5),
+            "constraint": PointIn(Box(-2.0, 2.0)),
+        },
+        lr=0.5,
+        safeguard=Safeguard(every=None),
+    ),
 }
 every_row = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 with_groups = {name: row for name, row in TABLE.items() if row.groups}
@@ -150,7 +189,8 @@ def train(model: nn.Module, optimizer: Optimizer, steps: range) -> list[float]:
 
 
 def test_every_exported_optimizer_stands_in_the_table() -> None:
-    exported = {kind for _, kind in inspect.getmembers(optim, inspect.isclass) if issubclass(kind, Optimizer)}
+    rooms = [*inspect.getmembers(optim, inspect.isclass), *inspect.getmembers(learned, inspect.isclass)]
+    exported = {kind for _, kind in rooms if issubclass(kind, Optimizer)}
     exported = {kind for kind in exported if not inspect.isabstract(kind)}
     assert exported
     assert exported == {row.kind for row in TABLE.values() if row.ours}

@@ -81,7 +81,6 @@ def begin(gradient_BN: Tensor, metric: Metric, point_BN: Tensor | None, *batches
         point_BN: x; None is 0.
         batches: shapes of the constraint's own batch axes.
     """
-    _check(gradient_BN, metric, point_BN)
     dtype = _work(gradient_BN, metric)
     event = metric.event_ndim
     gradient = gradient_BN.to(dtype)
@@ -120,7 +119,8 @@ def _work(gradient: Tensor, metric: Metric) -> torch.dtype:
     return gradient.dtype if gradient.dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _check(gradient: Tensor, metric: Metric, point: Tensor | None) -> None:
+def check_shapes(gradient: Tensor, metric: Metric, point: Tensor | None) -> None:
+    """A sentence where they do not fit."""
     event = metric.event_ndim
     if not gradient.is_floating_point():
         raise ValueError(f"the gradient must hold floating-point numbers; got {gradient.dtype}.")

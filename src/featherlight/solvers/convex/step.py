@@ -9,6 +9,7 @@ from torch import Tensor
 from featherlight.solvers.convex.active_set import solve_pieces
 from featherlight.solvers.convex.affine import solve_affine
 from featherlight.solvers.convex.ball import solve_l2_ball
+from featherlight.solvers.convex.box import solve_box
 from featherlight.solvers.convex.constraints import (
     AffineEquality,
     Box,
@@ -20,11 +21,12 @@ from featherlight.solvers.convex.constraints import (
     LinfBall,
     Simplex,
 )
-from featherlight.solvers.convex.metrics import KroneckerMetric, Metric
+from featherlight.solvers.convex.metrics import FullMetric, KroneckerMetric, Metric
 from featherlight.solvers.convex.mirror import solve_mirror
 from featherlight.solvers.convex.outcome import ConvexSolution
 from featherlight.solvers.convex.pieces import make_pieces
-from featherlight.solvers.convex.program import Program, begin
+from featherlight.solvers.convex.program import Program, begin, check_shapes
+from featherlight.solvers.simplex_qp import compiled
 
 
 def solve_convex_step(
@@ -66,6 +68,10 @@ def solve_convex_step(
     if isinstance(metric, EntropyMirror):
         return _mirrored(gradient_BN, metric, point_BN, constraint, prox)
     _check_pair(metric, constraint, prox, max_steps)
+    check_shapes(gradient_BN, metric, point_BN)
+    if isinstance(constraint, Box | LinfBall) and isinstance(metric, FullMetric) and prox is None:
+        if compiled.use_kernels(gradient_BN):
+            return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
     program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox))
     if constraint is None and prox is None:
         return _free(program)

@@ -100,7 +100,7 @@ class _FindStates(Function):
         gradient, point, kinks, slopes, radius, *own = rows
         joined = None if shared is None else Shared(shared[0], radius, shared[1])
         found = find_states(gradient, kind(*own), point, Pieces(kinks, slopes, joined), max_steps)
-        return tuple(each.reshape(*batch, *each.shape[1:]) for each in found)  # type: ignore[return-value]
+        return tuple(each.reshape((*batch, *each.shape[1:])) for each in found)  # type: ignore[return-value]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

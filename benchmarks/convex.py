@@ -83,7 +83,9 @@ def moreau(n: int, batch: int) -> Solver:
     )  # fmt: skip
     signs = torch.cat((torch.ones(n, dtype=torch.float64), -torch.ones(n, dtype=torch.float64)))
     signs = signs.repeat(batch, 1)
-    return lambda matrix, linear, low, high: solver.solve(matrix.flatten(1), signs, linear, torch.cat((high, -low), 1)).x
+    return lambda matrix, linear, low, high: (
+        solver.solve(matrix.flatten(1), signs, linear, torch.cat((high, -low), 1)).x
+    )
 
 
 def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> Solver:
@@ -128,8 +130,7 @@ def difference(theirs: tuple[Tensor, ...], mine: tuple[Tensor, ...], factor: Ten
     else:
         of_matrix = factor.detach() @ (mine[1] + mine[1].mT)
     off = [
-        float((a - b).abs().max() / b.abs().max())
-        for a, b in zip(theirs, (mine[0], of_matrix, *mine[2:]), strict=True)
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(theirs, (mine[0], of_matrix, *mine[2:]), strict=True)
     ]
     return off[0], max(off[1:])
 
@@ -145,7 +146,10 @@ def boxes(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All sides at the three shapes."""
     rows, targets = [], []
     for n, batch in SHAPES:
-        sides = {"featherlight": call(ours, sample(n, batch)), "featherlight, torch alone": call(by_torch, sample(n, batch))}
+        sides = {
+            "featherlight": call(ours, sample(n, batch)),
+            "featherlight, torch alone": call(by_torch, sample(n, batch)),
+        }
         agreement = {}
         for name, (module, by_factor, make) in PEERS.items():
             if not installed(module):
@@ -159,7 +163,9 @@ def boxes(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             each = spread([1e6 * s / batch for s in values])
             rows.append({"kind": "box", "n": n, "batch": batch, "side": name, "microseconds": each, "step_off": step,
                          "gradients_off": gradients})  # fmt: skip
-            print(f"n {n:4} batch {batch:4} {name:28} {each['median']:10.1f} us an element; off {step:.1e}, {gradients:.1e}")
+            print(
+                f"n {n:4} batch {batch:4} {name:28} {each['median']:10.1f} us an element; off {step:.1e}, {gradients:.1e}"
+            )
             if name in ASKED:
                 times = statistics.median([a / b for a, b in zip(values, seconds["featherlight"], strict=True)])
                 targets.append(target(f"n {n}, batch {batch}: faster than {name}", times, ">=", ASKED[name], "times"))

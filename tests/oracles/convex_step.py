@@ -31,7 +31,7 @@ def by_clarabel(kind: str, given: Numbers) -> np.ndarray:
     if "strength" in given:
         goal = goal + given["strength"] @ cvxpy.abs(y)
     sets: dict[str, Callable[[], list[cvxpy.Constraint]]] = {
-        "none": lambda: [],
+        "none": list,
         "box": lambda: [y >= given["low"], y <= given["high"]],
         "linf": lambda: [cvxpy.norm_inf(y) <= given["radius"]],
         "l2": lambda: [cvxpy.norm2(y) <= given["radius"]],

@@ -45,7 +45,11 @@ def numbers(names: tuple[str, ...], kind: str, prox: bool, *, seed: int = 0, n: 
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     square = normal(n, n)
-    every = {"diagonal": normal(n).square() + 0.3, "factors": normal(n, 2), "matrix": square @ square.T / n + 0.1 * torch.eye(n)}
+    every = {
+        "diagonal": normal(n).square() + 0.3,
+        "factors": normal(n, 2),
+        "matrix": square @ square.T / n + 0.1 * torch.eye(n),
+    }
     found = {"m": 2 * normal(n), "x": 0.3 * normal(n)} | {name: every[name] for name in names}
     found |= {"box": {"low": -0.3 - 0.3 * normal(n).abs(), "high": 0.2 + 0.3 * normal(n).abs()}}.get(kind, {})
     radius = {"linf": 0.4, "l2": 0.7, "l1": 1.1, "simplex": 1.3}.get(kind)
@@ -124,20 +128,20 @@ def test_steps_and_gradients_in_a_box_are_those_of_moreau(path: str) -> None:
         else:
             step = solve("box", leaves).unwrap()
         step.sin().sum().backward()
-        results.append([step, *(0.5 * (x.grad + x.grad.mT) if name == "matrix" else x.grad for name, x in leaves.items())])
+        results.append(
+            [step, *(0.5 * (x.grad + x.grad.mT) if name == "matrix" else x.grad for name, x in leaves.items())]
+        )
     torch.testing.assert_close(*results, atol=1e-8, rtol=0)
 
 
-TWICE = [
+TWICE = [("torch", *case) for case in [
     ("full", "box", False), ("full", "l1", True), ("full", "simplex", False), ("full", "l2", False), ("full", "affine", False),
     ("low rank", "l1", False), ("low rank", "l2", False), ("diagonal", "box", True), ("diagonal", "l2", False),
-]  # fmt: skip
+]] + [("kernel", "full", "box", False)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("metric", "kind", "prox"), TWICE)
+@pytest.mark.parametrize(("path", "metric", "kind", "prox"), TWICE, indirect=["path"])
 def test_derivatives_of_gradients(path: str, metric: str, kind: str, prox: bool) -> None:
-    if path == "kernel" and (metric, kind) != ("full", "box"):
-        pytest.skip("there is a kernel for boxes of full metrics alone")
     given = numbers(METRICS[metric], kind, prox, n=4)
     leaves = [value.requires_grad_() for value in given.values()]
     assert gradgradcheck(
@@ -185,7 +189,9 @@ def test_the_entropy_mirror_is_exponentiated_gradient() -> None:
     moved = x * (-m / 0.5).exp()
     expected = 2 * moved / moved.sum(1, keepdim=True)
     torch.testing.assert_close(solution.step_BN, expected - x)
-    of_ours, of_theirs = (torch.autograd.grad(each.square().sum(), m, retain_graph=True)[0] for each in (solution.step_BN, expected - x))
+    of_ours, of_theirs = (
+        torch.autograd.grad(each.square().sum(), m, retain_graph=True)[0] for each in (solution.step_BN, expected - x)
+    )
     torch.testing.assert_close(of_ours, of_theirs)
     torch.testing.assert_close(solve_convex_step(m, EntropyMirror(0.5), point_BN=x).unwrap(), moved - x)
 

@@ -25,9 +25,12 @@ from featherlight.solvers.convex import (
     solve_convex_step,
 )
 
-BATCH, SIZE = 7, 9
+BATCH, SIZE = 7, 33
 SOLVED, DEGENERATE, INFEASIBLE, INDEFINITE, NOT_FINITE, NOT_CONVERGED = ConvexStatus
 KINDS = ("none", "box", "linf", "l2", "l1", "simplex", "affine", "l1 term")
+COMBINATIONS = [("torch", metric, kind) for metric in ("full", "diagonal", "low rank") for kind in KINDS]
+COMBINATIONS += [("kernel", "full", "box"), ("kernel", "full", "linf")]
+EVERY = pytest.mark.parametrize(("path", "metric", "kind"), COMBINATIONS, indirect=["path"])
 
 
 def sample(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
@@ -59,10 +62,14 @@ def solve(kind: str, metric: str, given: dict[str, Tensor]) -> ConvexSolution:
         "simplex": Simplex(radius), "affine": AffineEquality(given["a"], given["b"]),
     }  # fmt: skip
     prox = L1Prox(0.3) if kind == "l1 term" else None
-    return solve_convex_step(given["m"], metrics[metric], point_BN=given["x"], constraint=constraints.get(kind), prox=prox)
+    return solve_convex_step(
+        given["m"], metrics[metric], point_BN=given["x"], constraint=constraints.get(kind), prox=prox
+    )
 
 
-def solve_and_differentiate(kind: str, metric: str, given: dict[str, Tensor]) -> tuple[ConvexSolution, dict[str, Tensor]]:
+def solve_and_differentiate(
+    kind: str, metric: str, given: dict[str, Tensor]
+) -> tuple[ConvexSolution, dict[str, Tensor]]:
     leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
     solution = solve(kind, metric, leaves)
     solution.step_BN.sin().sum().backward()
@@ -70,11 +77,8 @@ def solve_and_differentiate(kind: str, metric: str, given: dict[str, Tensor]) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("metric", ["full", "diagonal", "low rank"])
-@pytest.mark.parametrize("kind", KINDS)
+@EVERY
 def test_broken_elements_have_a_status_and_harm_no_other(path: str, kind: str, metric: str, dtype: torch.dtype) -> None:
-    if path == "kernel" and (kind not in ("box", "linf") or metric != "full"):
-        pytest.skip("there is a kernel for boxes of full metrics alone")
     good = sample(dtype)
     expected, of_expected = solve_and_differentiate(kind, metric, good)
     assert (expected.status_B == SOLVED).all()
@@ -98,11 +102,8 @@ def test_broken_elements_have_a_status_and_harm_no_other(path: str, kind: str, m
         assert not gradient[~healthy].any(), name
 
 
-@pytest.mark.parametrize("metric", ["full", "diagonal", "low rank"])
-@pytest.mark.parametrize("kind", KINDS)
+@EVERY
 def test_an_element_alone_has_the_bits_it_has_among_others(path: str, kind: str, metric: str) -> None:
-    if path == "kernel" and (kind not in ("box", "linf") or metric != "full"):
-        pytest.skip("there is a kernel for boxes of full metrics alone")
     given = sample()
     every, of_every = solve_and_differentiate(kind, metric, given)
     for chosen in ([3], [6, 2], [0, 1, 2, 3, 4]):
@@ -112,7 +113,9 @@ def test_an_element_alone_has_the_bits_it_has_among_others(path: str, kind: str,
             assert torch.equal(gradient, of_every[name][chosen]), name
 
 
-def flat(constraint: Constraint | None, prox: L1Prox | None = None, *, m: float = 0.0, x: float = 0.0) -> ConvexSolution:
+def flat(
+    constraint: Constraint | None, prox: L1Prox | None = None, *, m: float = 0.0, x: float = 0.0
+) -> ConvexSolution:
     """Of two coordinates with the metric I, differentiated."""
     gradient = torch.full((2,), m, dtype=torch.float64, requires_grad=True)
     matrix = torch.eye(2, dtype=torch.float64, requires_grad=True)
@@ -147,10 +150,10 @@ def test_steps_at_a_kink_are_degenerate_with_finite_gradients(path: str) -> None
 
 def test_hard_programs_end_and_short_searches_say_so(path: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    square = torch.randn(40, 30, 30, generator=generator, dtype=torch.float64)
-    scale = torch.logspace(-4, 4, 30, dtype=torch.float64)
+    square = torch.randn(4, 30, 30, generator=generator, dtype=torch.float64)
+    scale = torch.logspace(-3, 3, 30, dtype=torch.float64)
     matrix = square.mT @ (scale[:, None] * square)
-    m = matrix @ torch.randn(40, 30, 1, generator=generator, dtype=torch.float64)
+    m = matrix @ torch.randn(4, 30, 1, generator=generator, dtype=torch.float64)
     for constraint in (Box(-0.5, 0.5), L1Ball(2.0), Simplex(1.0)):
         solution = solve_convex_step(m[..., 0], FullMetric(matrix), constraint=constraint)
         assert solution.solved.all()
@@ -175,7 +178,10 @@ M = torch.ones(4, 3)
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: solve_convex_step(M, FullMetric(torch.eye(4))), r"steps of shape \(4,\), the gradient has shape \(4, 3\)"),
+        (
+            lambda: solve_convex_step(M, FullMetric(torch.eye(4))),
+            r"steps of shape \(4,\), the gradient has shape \(4, 3\)",
+        ),
         (lambda: solve_convex_step(M.long(), FullMetric(EYE)), r"must hold floating-point numbers; got torch\.int64"),
         (lambda: solve_convex_step(M, FullMetric(EYE), point_BN=torch.ones(2)), r"the point has shape \(2,\)"),
         (lambda: FullMetric(torch.ones(2, 3)), r"`matrix_NN` must be square matrices; got shape \(2, 3\)"),
@@ -190,7 +196,10 @@ M = torch.ones(4, 3)
         (lambda: solve_convex_step(M, FullMetric(EYE), constraint=Box(0.0, 1.0), max_steps=0), r"at least 1; got 0"),
         (lambda: solve_convex_step(M, EntropyMirror(1.0)), r"measures from a positive point"),
         (lambda: solve_convex_step(M, EntropyMirror(1.0), point_BN=M, constraint=L2Ball(1.0)), r"got L2Ball"),
-        (lambda: solve_convex_step(M, DiagonalMetric(M), constraint=L2Ball(1.0), prox=L1Prox(1.0)), r"L1Prox goes alone"),
+        (
+            lambda: solve_convex_step(M, DiagonalMetric(M), constraint=L2Ball(1.0), prox=L1Prox(1.0)),
+            r"L1Prox goes alone",
+        ),
         (
             lambda: solve_convex_step(M, DiagonalMetric(M), constraint=AffineEquality(torch.eye(2), torch.ones(2))),
             r"the equations are of 2 coordinates and the steps have 3",
@@ -203,7 +212,10 @@ M = torch.ones(4, 3)
             lambda: solve_convex_step(M, FullMetric(-EYE)).unwrap(),
             r"The metric of elements 0, 1, 2, 3 \(4 of 4\) is not positive definite, .* Add a multiple of the identity",
         ),
-        (lambda: solve_convex_step(M[0] * torch.nan, FullMetric(EYE)).unwrap(), r"The program of the one element holds nan"),
+        (
+            lambda: solve_convex_step(M[0] * torch.nan, FullMetric(EYE)).unwrap(),
+            r"The program of the one element holds nan",
+        ),
         (
             lambda: solve_convex_step(M, FullMetric(EYE), constraint=Box(M, -M)).unwrap(),
             r"No point fulfils the constraint of elements 0, 1",

@@ -34,13 +34,16 @@ def solve_box(
 
 
 def _bounds(box: Box | LinfBall, like: Tensor, point: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of the step."""
+    """Of the step; nan where the point is not finite."""
     if isinstance(box, LinfBall):
-        radius = torch.as_tensor(box.radius).to(like)[..., None]
+        radius = torch.as_tensor(box.radius, dtype=like.dtype)[..., None]
         low, high = -radius, radius
     else:
-        low, high = torch.as_tensor(box.lower).to(like), torch.as_tensor(box.upper).to(like)
-    return (low, high) if point is None else (low - point, high - point)
+        low, high = (torch.as_tensor(bound, dtype=like.dtype) for bound in (box.lower, box.upper))
+    if point is None:
+        return low, high
+    finite = point.isfinite()
+    return torch.where(finite, low - point, torch.nan), torch.where(finite, high - point, torch.nan)
 
 
 class _BoxStep(Function):
@@ -128,7 +131,13 @@ def _adjoint(gradient: Tensor, matrix: Tensor, low: Tensor, high: Tensor, *saved
     of_m, of_low, of_high = (torch.empty_like(gradient) for _ in range(3))
     target = kernel.Adjoint(*(x.numpy() for x in (gradient, of_m, of_matrix, of_low, of_high)))
     programs = _programs(step, matrix, low, high)
-    tensors = (step.reshape(-1, n), state.reshape(-1, n), factor.reshape(-1, n, n), status.flatten(), residual.flatten())
+    tensors = (
+        step.reshape(-1, n),
+        state.reshape(-1, n),
+        factor.reshape(-1, n, n),
+        status.flatten(),
+        residual.flatten(),
+    )
     found = kernel.Output(*(x.contiguous().numpy() for x in tensors))
 
     def some(first: int, last: int) -> None:

@@ -13,10 +13,9 @@ from featherlight.solvers.simplex_qp.kernel_numba import compiled
 
 SOLVED, DEGENERATE, INFEASIBLE, INDEFINITE, NOT_FINITE, NOT_CONVERGED = 0, 1, 2, 3, 4, 5
 LOWER, FREE, UPPER = 0, 1, 2
-_EPS = 2.220446049250313e-16
 _TINY = 2.2250738585072014e-308
-_TOLERANCE = 64 * _EPS
-_MARGIN = 1024 * _EPS
+_LARGEST = 1.7976931348623157e308
+_TOLERANCE, _MARGIN = 2e-14, 2e-13
 _PATIENCE = 3
 
 
@@ -114,7 +113,7 @@ def _symmetrise(h_NN, out_NN):
             value = 0.5 * (h_NN[i, j] + h_NN[j, i])
             out_NN[i, j] = value
             out_NN[j, i] = value
-            finite = finite and np.isfinite(value)
+            finite = finite and abs(value) <= _LARGEST
     return finite
 
 
@@ -122,7 +121,7 @@ def _symmetrise(h_NN, out_NN):
 def _check(m_N, low_N, high_N):
     infeasible = False
     for i in range(m_N.shape[0]):
-        if not np.isfinite(m_N[i]) or np.isnan(low_N[i]) or np.isnan(high_N[i]):
+        if not abs(m_N[i]) <= _LARGEST or np.isnan(low_N[i]) or np.isnan(high_N[i]):
             return NOT_FINITE
         infeasible = infeasible or low_N[i] > high_N[i] or low_N[i] == np.inf or high_N[i] == -np.inf
     return INFEASIBLE if infeasible else SOLVED
@@ -185,9 +184,9 @@ def _sizes(m_N, low_N, high_N, pull_N, d_N):
     reach, bound, size = 0.0, 0.0, 0.0
     for i in range(m_N.shape[0]):
         reach = max(reach, abs(d_N[i]))
-        if np.isfinite(low_N[i]):
+        if abs(low_N[i]) <= _LARGEST:
             bound = max(bound, abs(low_N[i]))
-        if np.isfinite(high_N[i]):
+        if abs(high_N[i]) <= _LARGEST:
             bound = max(bound, abs(high_N[i]))
         size = max(size, abs(m_N[i]) + abs(pull_N[i] - m_N[i]))
     return max(reach + bound, _TINY), max(size, _TINY)

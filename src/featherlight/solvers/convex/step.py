@@ -36,7 +36,7 @@ def solve_convex_step(
     point_BN: Tensor | None = None,
     constraint: Constraint | None = None,
     prox: L1Prox | None = None,
-    max_steps: int = 200,
+    max_steps: int = 1000,
 ) -> ConvexSolution:
     """The steps d = argmin m'd + 1/2 d'H d + r(x + d) subject to x + d in X, one for each element of a batch.
 
@@ -72,7 +72,8 @@ def solve_convex_step(
     if isinstance(constraint, Box | LinfBall) and isinstance(metric, FullMetric) and prox is None:
         if compiled.use_kernels(gradient_BN):
             return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
-    program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox))
+    is_affine = isinstance(constraint, AffineEquality)
+    program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox), wide=is_affine)
     if constraint is None and prox is None:
         return _free(program)
     if isinstance(constraint, AffineEquality):

@@ -69,9 +69,9 @@ def solve_convex_step(
         return _mirrored(gradient_BN, metric, point_BN, constraint, prox)
     _check_pair(metric, constraint, prox, max_steps)
     check_shapes(gradient_BN, metric, point_BN)
-    if isinstance(constraint, Box | LinfBall) and isinstance(metric, FullMetric) and prox is None:
-        if compiled.use_kernels(gradient_BN):
-            return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
+    is_full = isinstance(metric, FullMetric) and prox is None
+    if is_full and isinstance(constraint, Box | LinfBall) and compiled.use_kernels(gradient_BN):
+        return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
     is_affine = isinstance(constraint, AffineEquality)
     program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox), wide=is_affine)
     if constraint is None and prox is None:

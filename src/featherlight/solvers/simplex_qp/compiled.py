@@ -71,7 +71,7 @@ def solve_compiled(
         kernel.solve_rows(first, last, z_NF.numpy(), usable_N, book, room, rules, out)
 
     compile_once(kernel.solve_rows, dtype, lambda: some(0, 0))
-    _share_out(num_rows, _ROWS_A_THREAD, some)
+    share_out(num_rows, _ROWS_A_THREAD, some)
     return found
 
 
@@ -103,8 +103,8 @@ def adjoint_compiled(solved: Solved) -> tuple[Tensor, Tensor, Tensor]:
         kernel.adjoint_codes(0, 0, saved, out, of_code_KF)
 
     compile_once(kernel.adjoint_rows, z_NF.dtype, nothing)
-    _share_out(num_rows, _ROWS_A_THREAD, some)
-    _share_out(dim, 8, lambda a, b: kernel.adjoint_codes(a, b, saved, out, of_code_KF))
+    share_out(num_rows, _ROWS_A_THREAD, some)
+    share_out(dim, 8, lambda a, b: kernel.adjoint_codes(a, b, saved, out, of_code_KF))
     return (
         of_z_NF,
         torch.from_numpy(of_code_KF).to(z_NF.dtype),
@@ -112,7 +112,7 @@ def adjoint_compiled(solved: Solved) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _share_out(count: int, least: int, work: Callable[[int, int], None]) -> None:
+def share_out(count: int, least: int, work: Callable[[int, int], None]) -> None:
     """Calls `work(first, last)` on parts of range(count) in as many threads as torch uses, of at least `least` each."""
     parts = max(1, min(torch.get_num_threads(), count // least))
     edges = [count * i // parts for i in range(parts + 1)]

@@ -4,6 +4,7 @@ Legend of shapes: T tasks, K gradient evaluations. Row k of the losses is the po
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,12 @@ def run_elementwise(
 def run_one_by_one(
     make: Callable[[Sequence[nn.Parameter]], Optimizer], tasks: Tasks, evaluations: int
 ) -> Float[Tensor, "K+1 T"]:
-    """Any optimizer of torch, task by task; the points of its line searches count like all others."""
+    """An optimizer of torch that goes all the way in one `step`, task by task; all points of its line searches count."""
     paths = [_one_path(make, tasks.at(torch.tensor([number])), evaluations) for number in range(len(tasks))]
     return torch.stack(paths, 1)
+
+
+_MANY = 1_000_000
 
 
 class _OutOfEvaluationsError(Exception):
@@ -67,18 +71,12 @@ def _one_path(
             raise _OutOfEvaluationsError
         found, gradients = task.losses_and_gradients(tuple(p.detach() for p in points))
         for p, gradient in zip(points, gradients, strict=True):
-            p.grad = gradient
+            p.grad = gradient.contiguous()
         losses.append(found[0])
         return found[0]
 
-    while len(losses) <= evaluations:
-        before = len(losses)
-        try:
-            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-        except _OutOfEvaluationsError:
-            break
-        if len(losses) > before and not torch.isfinite(losses[-1]):
-            break
+    with suppress(_OutOfEvaluationsError):
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
     return torch.stack(losses + [losses[-1]] * (evaluations + 1 - len(losses)))
 
 
@@ -110,8 +108,8 @@ def rivals(per_decade: int = 2, lowest: float = 1e-4, highest: float = 30.0) -> 
     rates = torch.logspace(float(ends[0]), float(ends[1]), count, dtype=torch.float64).tolist()
 
     def lbfgs(rate: float) -> Callable[[Any], Optimizer]:
-        none = {"tolerance_grad": 0.0, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
-        return lambda points: LBFGS(points, lr=rate, max_iter=1, history_size=10, **none)
+        search = {"tolerance_grad": 0.0, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
+        return lambda points: LBFGS(points, lr=rate, max_iter=_MANY, max_eval=_MANY, history_size=10, **search)
 
     return [
         Rival(

@@ -34,7 +34,7 @@ class SecantState(NamedTuple):
 
 
 class SecantRule(nn.Module):
-    """The step `argmin_d g'd + d'B d / (2 size)`: B starts from a learned metric and is updated to fit the last M moves.
+    """The step `argmin_d g'd + d'B d / 2`: B starts from a learned metric and is updated to fit the last M moves.
 
     B is the metric that is nearest to the learned one (in the sense of BFGS) among those with `B s = y` for the moves s and
     the changes y of the gradient over them. Moves along which the gradient did not grow are left out.
@@ -42,7 +42,7 @@ class SecantRule(nn.Module):
     Args:
         metric: the learned one, as its inverse.
         pairs: M.
-        size: factor of the step; learned.
+        size: factor of the inverse metric; learned.
         rescale: power, in [0, 1), of the factor `s'y / y'Py` by which the inverse metric P is fitted to the latest move; learned.
             0 keeps P as it is; near 1 its scale does not matter after the first step, as in L-BFGS.
 
@@ -74,9 +74,10 @@ class SecantRule(nn.Module):
 
         def times(vector: Tensor) -> Tensor:
             parts = _split(vector, points)
-            return _flat(tuple(inverse.times(part) for inverse, part in zip(inverses, parts, strict=True)))
+            found = _flat(tuple(inverse.times(part) for inverse, part in zip(inverses, parts, strict=True)))
+            return found * self.log_size.exp().to(found.dtype)
 
-        step = -self._solve(gradient, moves, changes, times) * self.log_size.exp().to(gradient.dtype)
+        step = -self._solve(gradient, moves, changes, times)
         steps = tuple(one.to(p.dtype) for one, p in zip(_split(step, points), points, strict=True))
         return steps, SecantState(point, gradient, moves, changes, metric)
 

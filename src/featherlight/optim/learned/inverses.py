@@ -11,12 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from featherlight.solvers.convex import DiagonalMetric, EntropyMirror, FullMetric, KroneckerMetric
+
 
 class Inverse(Protocol):
     """The inverse metric of one tensor, symmetric and positive definite."""
 
     def times(self, vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`P @ vector`, of the vector's shape."""
+        ...
+
+    def metric(self, shape: torch.Size) -> DiagonalMetric | KroneckerMetric | FullMetric:
+        """Its inverse, for a tensor of this shape."""
         ...
 
 
@@ -33,6 +39,10 @@ class DiagonalInverse(NamedTuple):
         """`P @ vector`, of the vector's shape."""
         return self.diagonal * vector
 
+    def metric(self, shape: torch.Size) -> DiagonalMetric:
+        """Its inverse, for the entries in order."""
+        return DiagonalMetric(self.diagonal.reciprocal().expand(shape).reshape(-1))
+
 
 class KroneckerInverse(NamedTuple):
     """`X -> left X right` for a tensor seen as a matrix (its first axis by all others).
@@ -47,10 +57,18 @@ class KroneckerInverse(NamedTuple):
 
     def times(self, vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`left @ vector @ right`, of the vector's shape."""
-        matrix = vector.reshape(vector.shape[0], -1)
+        matrix = vector.reshape(_sides(vector.shape))
         matrix = matrix if self.left_RR is None else self.left_RR @ matrix
         matrix = matrix if self.right_CC is None else matrix @ self.right_CC
         return matrix.reshape(vector.shape)
+
+    def metric(self, shape: torch.Size) -> KroneckerMetric:
+        """Its inverse, for the tensor as a matrix."""
+        sides = _sides(shape)
+        given = next(one for one in self if one is not None)
+        return KroneckerMetric(
+            *(_inverted(one, n, given) for one, n in zip((self.left_RR, self.right_CC), sides, strict=True))
+        )
 
 
 class FullInverse(NamedTuple):
@@ -65,3 +83,33 @@ class FullInverse(NamedTuple):
     def times(self, vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`P @ vector`, of the vector's shape."""
         return torch.mv(self.matrix_NN, vector.reshape(-1)).reshape(vector.shape)
+
+    def metric(self, shape: torch.Size) -> FullMetric:
+        """Its inverse, for the entries in order."""
+        return FullMetric(torch.linalg.inv(self.matrix_NN))
+
+
+class MirrorInverse(NamedTuple):
+    """Not a quadratic metric but the relative entropy to the point, over a step size: exponentiated gradient.
+
+    Attributes:
+        size: positive, ().
+    """
+
+    size: Tensor
+
+    def times(self, vector: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The vector over the size; what a step is depends on the point."""
+        return self.size * vector
+
+    def mirror(self) -> EntropyMirror:
+        """For the kernel."""
+        return EntropyMirror(self.size.reciprocal())
+
+
+def _inverted(factor: Tensor | None, size: int, other: Tensor) -> Tensor:
+    return torch.eye(size, dtype=other.dtype, device=other.device) if factor is None else torch.linalg.inv(factor)
+
+
+def _sides(shape: torch.Size) -> tuple[int, int]:
+    return (shape[0], shape[1:].numel()) if shape else (1, 1)

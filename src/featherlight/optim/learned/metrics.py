@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherlight.optim.learned.inverses import DiagonalInverse, FullInverse, KroneckerInverse
+from featherlight.optim.learned.inverses import DiagonalInverse, FullInverse, KroneckerInverse, MirrorInverse
 from featherlight.optim.learned.learned_values import like, log_of_positive
 from featherlight.optim.learned.protocols import Tensors
 
@@ -45,6 +45,34 @@ class ScalarSteps(nn.Module):
     def description(self) -> dict[str, Any]:
         """How many sizes; the values are tensors of the rule."""
         return {"sizes": [1.0] * len(self.log_sizes) if self.log_sizes.ndim else 1.0}
+
+
+class MirrorSteps(nn.Module):
+    """The relative entropy to the point in place of a metric, for positive numbers: exponentiated gradient.
+
+    Args:
+        size: positive; learned (its logarithm).
+
+    Source: Kivinen, Warmuth 1997; Beck, Teboulle 2003.
+    """
+
+    def __init__(self, size: float = 1.0) -> None:
+        super().__init__()
+        self.log_size = log_of_positive(size, "size")
+
+    def init(self, points: Tensors) -> tuple[()]:
+        """Nothing is kept."""
+        return ()
+
+    def update(
+        self, gradients: Tensors, state: tuple[()], points: Tensors
+    ) -> tuple[tuple[MirrorInverse, ...], tuple[()]]:
+        """The same entropy for each tensor."""
+        return tuple(MirrorInverse(like(self.log_size.exp(), p)) for p in points), ()
+
+    def description(self) -> dict[str, Any]:
+        """The size is a tensor of the rule."""
+        return {"size": 1.0}
 
 
 class DiagonalSteps(nn.Module):
@@ -107,23 +135,24 @@ class KroneckerSteps(nn.Module):
 
     @classmethod
     def constant(cls, points: Sequence[Tensor], size: float = 1.0, *, largest: int = 1024) -> "KroneckerSteps":
-        """Steps of `size` in all directions; a side of more than `largest` rows or columns has no factor, as in Shampoo."""
+        """Steps of `size` in all directions, without a factor for sides of more than `largest` rows or columns, as in Shampoo.
+
+        A longer vector has one size for all its entries.
+        """
         left: list[Tensor | None] = []
         right: list[Tensor | None] = []
         for point in points:
             rows, columns = point.shape[0] if point.ndim else 1, max(1, point[:1].numel() if point.ndim else 1)
-            sides = [rows <= largest, 1 < columns <= largest]
+            sides = [rows <= largest, columns <= largest and (columns > 1 or rows > largest)]
             if not any(sides):
                 raise ValueError(
                     f"a tensor of shape {tuple(point.shape)} has no side of at most `largest` {largest}, so its Kronecker "
                     "metric would be the identity for good. Raise `largest`, or take DiagonalSteps."
                 )
             start = size ** (0.5 / sum(sides))
-            eyes = [
-                torch.eye(n, dtype=point.dtype, device=point.device) * start for n in (rows, columns) if n <= largest
-            ]
-            left.append(eyes[0] if sides[0] else None)
-            right.append(eyes[-1] if sides[1] else None)
+            for factors, side, has_factor in zip((left, right), (rows, columns), sides, strict=True):
+                eye = torch.eye(side if has_factor else 0, dtype=point.dtype, device=point.device)
+                factors.append(eye * start if has_factor else None)
         return cls(left, right)
 
     def init(self, points: Tensors) -> tuple[()]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from featherlight.optim.learned.inverses import Inverse
+from featherlight.optim.learned.inverses import Inverse, MirrorInverse
 
 Tensors = tuple[Tensor, ...]
 """One tensor for each parameter, in order."""
@@ -41,6 +41,19 @@ class UpdateRule(Protocol):
             points: the parameters as they are now. Between two updates they may have moved by something else than the
                 step; what a rule remembers of past steps, it takes from the points.
         """
+        ...
+
+
+@runtime_checkable
+class DescribedRule(UpdateRule, Protocol):
+    """A rule that can be saved: a module that says what it is built of."""
+
+    def description(self) -> dict[str, Any]:
+        """The options that it is built from, as JSON has them, or parts with a description of their own."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that it has learned, as torch modules have it."""
         ...
 
 
@@ -81,7 +94,9 @@ class MetricPart(Protocol):
         """The state before the first step; raises ValueError for tensors of other shapes than it is made for."""
         ...
 
-    def update(self, gradients: Tensors, state: Any, points: Tensors) -> tuple[tuple[Inverse, ...], Any]:
+    def update(
+        self, gradients: Tensors, state: Any, points: Tensors
+    ) -> tuple[tuple[Inverse | MirrorInverse, ...], Any]:
         """The inverse metric of each tensor, and the next state."""
         ...
 

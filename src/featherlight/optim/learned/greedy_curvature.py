@@ -3,14 +3,18 @@
 Legend of shapes: T tasks, N entries of a task's point. Where all tasks have the same Hessian it is decomposed once.
 """
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim import Optimizer
 
+from featherlight.optim.learned.meta_objective import MetaObjective
 from featherlight.optim.learned.meta_tasks import Tasks
+from featherlight.optim.learned.metrics import FullSteps
 from featherlight.optim.learned.protocols import Tensors
+from featherlight.optim.learned.secant_rule import SecantRule
 
 _TASKS_AT_ONCE = 64
 
@@ -88,6 +92,54 @@ class Curvature(NamedTuple):
                 f"the tasks are not quadratic: a loss differs from what its gradient and Hessian predict by {float(off.max()):.2g} "
                 "of it. The exact solve is for quadratic losses; learn by a MetaObjective otherwise."
             )
+
+
+class MeanCurvature(Optimizer):
+    """Sets the metric of a SecantRule to the mean Hessian of quadratic tasks: one `step(MetaObjective(...))` learns all there is.
+
+    With several tensors, each has the block of the mean Hessian that is its own.
+
+    Args:
+        rule: whose metric is FullSteps.
+        ridge: is added to the mean Hessian, relative to its largest eigenvalue.
+        lr: size of the rule's steps from there on; 1 are Newton's for the mean.
+
+    `step` returns the mean loss at the starts.
+
+    Raises:
+        ValueError: the rule's metric is another; (in `step`) tasks that are not quadratic or not convex.
+    """
+
+    def __init__(self, rule: SecantRule, *, ridge: float = 1e-12, lr: float = 1.0) -> None:
+        if not isinstance(rule.metric, FullSteps):
+            raise ValueError(
+                f"`rule` must have a full metric, which a Hessian is put into; its metric is a {type(rule.metric).__name__}. "
+                "Build it as SecantRule(FullSteps.constant(points))."
+            )
+        super().__init__(rule.parameters(), {"lr": lr})
+        self.metric: FullSteps = rule.metric
+        self.ridge = ridge
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Float[Tensor, ""]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Sets the metric.
+
+        Args:
+            closure: a MetaObjective of the same rule.
+        """
+        if not isinstance(closure, MetaObjective):
+            raise ValueError(f"`MeanCurvature.step` takes a MetaObjective, whose tasks it learns from; got {closure!r}.")
+        closure.value()
+        curvature = Curvature.of(closure.tasks)
+        mean, first = curvature.hessians_TNN.mean(0), 0
+        for factor in self.metric.factors:
+            block = mean[first : first + len(factor), first : first + len(factor)]
+            eye = torch.eye(len(factor), dtype=block.dtype, device=block.device)
+            root = torch.linalg.cholesky(block + self.ridge * torch.linalg.matrix_norm(block, 2) * eye)
+            inverse = torch.linalg.solve_triangular(root.mT, eye, upper=True)
+            factor.copy_(float(self.param_groups[0]["lr"]) ** 0.5 * inverse)
+            first += len(factor)
+        return closure.tasks.losses(closure.tasks.starts).mean()
 
 
 def all_alike(hessians: Tensor) -> bool:

@@ -82,8 +82,8 @@ class SecantRule(nn.Module):
         return steps, SecantState(point, gradient, moves, changes, metric)
 
     def description(self) -> dict[str, Any]:
-        """The options that it is built from but the metric; the values are tensors of the rule."""
-        return {"pairs": self.pairs}
+        """The parts that it is built from; the values are tensors of the rule."""
+        return {"metric": self.metric, "pairs": self.pairs}
 
     def _solve(self, gradient: Tensor, moves: Tensor, changes: Tensor, times: Any) -> Tensor:
         """`inv(B) g`."""

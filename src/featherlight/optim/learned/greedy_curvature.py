@@ -131,6 +131,7 @@ class MeanCurvature(Optimizer):
             raise ValueError(f"`MeanCurvature.step` takes a MetaObjective, whose tasks it learns from; got {closure!r}.")
         closure.value()
         curvature = Curvature.of(closure.tasks)
+        count_hessians(closure, curvature.hessians_TNN)
         mean, first = curvature.hessians_TNN.mean(0), 0
         for factor in self.metric.factors:
             block = mean[first : first + len(factor), first : first + len(factor)]
@@ -140,6 +141,12 @@ class MeanCurvature(Optimizer):
             factor.copy_(float(self.param_groups[0]["lr"]) ** 0.5 * inverse)
             first += len(factor)
         return closure.tasks.losses(closure.tasks.starts).mean()
+
+
+def count_hessians(objective: MetaObjective, hessians: Float[Tensor, "T N N"]) -> None:
+    """Counts the Hessians as N gradients of each task, in the meter of the objective."""
+    objective.meter.backward_passes += hessians.shape[0] * hessians.shape[1]
+    objective.meter.example_forwards += hessians.shape[0] * hessians.shape[1]
 
 
 def all_alike(hessians: Tensor) -> bool:

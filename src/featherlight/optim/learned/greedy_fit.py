@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from featherlight.optim.learned.greedy_curvature import Curvature, Quadratics, all_alike
+from featherlight.optim.learned.greedy_curvature import Curvature, Quadratics, all_alike, count_hessians
 from featherlight.optim.learned.greedy_rule import GreedyRule
 from featherlight.optim.learned.meta_objective import MetaObjective
 from featherlight.optim.learned.meta_score import last_loss
@@ -88,7 +88,9 @@ class GreedyLeastSquares(Optimizer):
         objective.value()
         tasks = objective.tasks
         _, position = take_steps(self.rule, tasks, begin(self.rule, tasks), number)
-        return Curvature.of(tasks), position
+        curvature = Curvature.of(tasks)
+        count_hessians(objective, curvature.hessians_TNN)
+        return curvature, position
 
     def _moves(self, position: Position) -> Float[Tensor, "T M N"]:
         points, state = position

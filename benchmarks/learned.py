@@ -11,9 +11,10 @@ records stand beside it as classes whose Hessians differ more. Smooth: nets that
 loss), logistic regression (1e-4 of the gap), nets on the digits of scikit-learn and on MNIST (a tenth of the first loss), with a
 metric learned by backpropagation through ten steps.
 
-Every rival (gradient descent, Adam, L-BFGS with strong Wolfe line search, all of torch) is tuned on tasks of the class: 13 learning
-rates from 1e-3 to 10, judged by the median evaluations to the target. The learned rules have no setting that was tuned. Points of
-line searches count, since L-BFGS takes their gradients; the safeguard's trials evaluate losses alone and are reported apart.
+Every rival (gradient descent, Adam, L-BFGS with strong Wolfe line search, all of torch) is tuned on tasks of the class: 13
+learning rates from 1e-3 to 10, judged by the median evaluations to the target. The learned rules have no setting that was
+tuned. Points of line searches count, since L-BFGS takes their gradients; the safeguard's trials evaluate losses alone and are
+reported apart.
 Everything runs on one thread.
 """
 
@@ -177,7 +178,9 @@ def targets(rows: list[Row]) -> list[dict[str, Any]]:
     found = []
     if first := [row for row in rows if row["kind"] == "one step"]:
         found += [
-            target("largest gap after one step, condition 1e4", max(row["worst_gap"] for row in first), "<=", 1e-12, ""),
+            target(
+                "largest gap after one step, condition 1e4", max(row["worst_gap"] for row in first), "<=", 1e-12, ""
+            ),
             target(
                 "meta-training of it", max(row["milliseconds"]["median"] for row in first), "<=", 50, "milliseconds"
             ),

@@ -65,8 +65,8 @@ class Curvature(NamedTuple):
         noise = values.abs().amax(-1, keepdim=True) * (values.shape[-1] * torch.finfo(values.dtype).eps)
         if bool((values < -100 * noise).any()):
             raise ValueError(
-                f"a task has negative curvature: the smallest eigenvalue of its Hessian is {float(values.min()):.3g}, so its loss "
-                "has no lowest point and there is no best step. The exact solve is for convex quadratic losses; learn by a "
+                f"a task has negative curvature: the smallest eigenvalue of its Hessian is {float(values.min()):.3g}, so its "
+                "loss has no lowest point and there is no best step. The exact solve is for convex quadratic losses; learn by a "
                 "MetaObjective otherwise."
             )
         inverse = torch.where(values > noise, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
@@ -86,11 +86,13 @@ class Curvature(NamedTuple):
         before, found = self.at(starts)
         parts = found.errors_TN.split([p[0].numel() for p in starts], 1)
         after = self.tasks.losses(tuple(p + part.reshape(p.shape) for p, part in zip(starts, parts, strict=True)))
-        off = (before - after - found.gaps_T).abs() / (before.abs() + after.abs() + found.gaps_T.abs()).clamp(min=1e-300)
+        off = (before - after - found.gaps_T).abs() / (before.abs() + after.abs() + found.gaps_T.abs()).clamp(
+            min=1e-300
+        )
         if not bool(off.max() <= torch.finfo(off.dtype).eps ** 0.25):
             raise ValueError(
-                f"the tasks are not quadratic: a loss differs from what its gradient and Hessian predict by {float(off.max()):.2g} "
-                "of it. The exact solve is for quadratic losses; learn by a MetaObjective otherwise."
+                f"the tasks are not quadratic: a loss differs from what gradient and Hessian predict by {float(off.max()):.2g} of "
+                "it. The exact solve is for quadratic losses; learn by a MetaObjective otherwise."
             )
 
 
@@ -128,7 +130,9 @@ class MeanCurvature(Optimizer):
             closure: a MetaObjective of the same rule.
         """
         if not isinstance(closure, MetaObjective):
-            raise ValueError(f"`MeanCurvature.step` takes a MetaObjective, whose tasks it learns from; got {closure!r}.")
+            raise ValueError(
+                f"`MeanCurvature.step` takes a MetaObjective, whose tasks it learns from; got {closure!r}."
+            )
         closure.value()
         curvature = Curvature.of(closure.tasks)
         count_hessians(closure, curvature.hessians_TNN)

@@ -176,5 +176,3 @@ def _system(hessians: Tensor, gradients: Tensor, weights: Tensor, moves: Tensor)
         -torch.einsum("t,ti,tmi->m", weights, gradients, moves),
     ])  # fmt: skip
     return torch.cat([torch.cat([top, side], 1), torch.cat([side.mT, corner], 1)]), right
-
-

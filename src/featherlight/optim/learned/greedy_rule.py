@@ -60,7 +60,9 @@ class GreedyRule(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         if horizon < 1:
-            raise ValueError(f"`horizon` must be at least 1 step, or the rule would have no step to learn; got {horizon}.")
+            raise ValueError(
+                f"`horizon` must be at least 1 step, or the rule would have no step to learn; got {horizon}."
+            )
         if memory < 0:
             raise ValueError(f"`memory` must be 0 past steps or more; got {memory}.")
         super().__init__()

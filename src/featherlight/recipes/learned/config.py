@@ -50,7 +50,9 @@ class LearnedConfig:
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
-            raise ValueError(f"`horizon` must be at least 1 step, or there is no step to learn from; got {self.horizon}.")
+            raise ValueError(
+                f"`horizon` must be at least 1 step, or there is no step to learn from; got {self.horizon}."
+            )
         for name in ("tasks", "meta_batch", "steps", "truncation", "recomputed", "held_out", "evaluations"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -13,7 +13,6 @@ from featherlight.recipes.learned.guarded import run_guarded
 from featherlight.recipes.learned.problems import PROBLEMS
 from featherlight.recipes.learned.rules import LEARNERS
 from featherlight.recipes.learned.sections import sections
-from featherlight.report import Section
 from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace
 from featherlight.trainer.loop import Budget
 

@@ -57,9 +57,7 @@ class _Trials:
 
 
 @torch.no_grad()
-def run_guarded(
-    rule: UpdateRule, tasks: Tasks, evaluations: int, *, safeguard: Safeguard | None = None
-) -> GuardedPath:
+def run_guarded(rule: UpdateRule, tasks: Tasks, evaluations: int, *, safeguard: Safeguard | None = None) -> GuardedPath:
     """A rule of which each step is tested, with gradient steps to fall back on.
 
     Args:
@@ -77,7 +75,9 @@ def run_guarded(
         found, gradients = tasks.losses_and_gradients(points)
         steps, state = update(gradients, state, points)
         trial = _Trials(tasks, points, gradients, steps)
-        spectral = torch.zeros(len(tasks), dtype=torch.float64) if before is None else _spectral(points, gradients, before)
+        spectral = (
+            torch.zeros(len(tasks), dtype=torch.float64) if before is None else _spectral(points, gradients, before)
+        )
         at = Measured(
             found.double(), products(steps, gradients).nan_to_num(nan=0.0), trial.squares, spectral, trial.squares > 0,
             torch.finfo(found.dtype).eps,

@@ -118,8 +118,8 @@ class ImageNets:
         x_NI, y_N, num_classes = self._images()
         if len(x_NI) < self.samples:
             raise ValueError(
-                f"the part {list(self.part)} of {self.data} has {len(x_NI)} images and a task takes {self.samples}. Take a larger "
-                "part or fewer images."
+                f"the part {list(self.part)} of {self.data} has {len(x_NI)} images and a task takes {self.samples}. Take a "
+                "larger part or fewer images."
             )
         rows_TS = torch.stack([torch.randperm(len(x_NI), generator=generator)[: self.samples] for _ in range(count)])
         starts = _starts(count, x_NI.shape[1], self.width, num_classes, generator)

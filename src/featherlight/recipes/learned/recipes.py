@@ -19,7 +19,9 @@ def least_squares() -> LearnedConfig:
 
 
 @_named
-@recipe(cost="2 minutes on 1 core", data=f"{_SIMULATED}; problem=records reads system-id/ in the folder FEATHERLIGHT_DATA")
+@recipe(
+    cost="2 minutes on 1 core", data=f"{_SIMULATED}; problem=records reads system-id/ in the folder FEATHERLIGHT_DATA"
+)
 def system_identification() -> LearnedConfig:
     """Impulse responses of random plants: the mean curvature of past records, corrected by secants."""
     return LearnedConfig(problem="impulse-responses", method="curvature", horizon=10, memory=10, tasks=400)

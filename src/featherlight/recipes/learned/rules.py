@@ -116,9 +116,7 @@ def _evolution(
 ) -> Objective:
     objective = MetaObjective(rule, tasks, config.horizon, meter=meter, on_dropped=dropped)
     targets = targets_of(rule, [{"params": list(rule.parameters())}])
-    return SPSA(
-        objective, targets, sigma=_SIGMA, directions=WholeBatchSigns(_DIRECTIONS), seed=config.seed, step=step
-    )
+    return SPSA(objective, targets, sigma=_SIGMA, directions=WholeBatchSigns(_DIRECTIONS), seed=config.seed, step=step)
 
 
 LEARNERS: Mapping[str, Learner] = {

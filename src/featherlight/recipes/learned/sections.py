@@ -87,9 +87,7 @@ def _held_out(learning: Learning, entrants: Mapping[str, Entrant], gaps: Mapping
     target = learning.problems.target
     rows = tuple((name, entrants[name].setting, *_summary(one, target)) for name, one in gaps.items())
     columns = ("optimizer", "learning rate", "median", "nine in ten", "solved, %", "median gap at the end")
-    lines = {
-        name: (range(len(one)), one.median(1).values.clamp(min=_LEAST).tolist()) for name, one in gaps.items()
-    }
+    lines = {name: (range(len(one)), one.median(1).values.clamp(min=_LEAST).tolist()) for name, one in gaps.items()}
     return Section(
         title="Held-out tasks",
         text=f"Gradient evaluations to a gap of {target:g} relative to the start, on {len(learning.held_out):,} tasks that were "
@@ -110,7 +108,9 @@ def _held_out(learning: Learning, entrants: Mapping[str, Entrant], gaps: Mapping
 
 def _outside(learning: Learning, gaps: Mapping[str, Mapping[str, Tensor]]) -> Section:
     rows = tuple(
-        (kind, name, *_summary(one, learning.problems.target)) for kind, some in gaps.items() for name, one in some.items()
+        (kind, name, *_summary(one, learning.problems.target))
+        for kind, some in gaps.items()
+        for name, one in some.items()
     )
     return Section(
         title="Out of its class",

@@ -91,8 +91,8 @@ class Curvature(NamedTuple):
         )
         if not bool(off.max() <= torch.finfo(off.dtype).eps ** 0.25):
             raise ValueError(
-                f"the tasks are not quadratic: a loss differs from what gradient and Hessian predict by {float(off.max()):.2g} of "
-                "it. The exact solve is for quadratic losses; learn by a MetaObjective otherwise."
+                f"the tasks are not quadratic: a loss differs from what gradient and Hessian predict by {float(off.max()):.2g} "
+                "of it. The exact solve is for quadratic losses; learn by a MetaObjective otherwise."
             )
 
 
@@ -159,7 +159,7 @@ def all_alike(hessians: Tensor) -> bool:
 
 
 def _hessians(tasks: Tasks) -> Float[Tensor, "T N N"]:
-    """By forward over reverse differentiation, which is exact."""
+    """By reverse over reverse differentiation, which is exact."""
     starts, data, shared = tasks.starts, dict(tasks.data), dict(tasks.shared)
     shapes, sizes = [p.shape[1:] for p in starts], [p[0].numel() for p in starts]
 
@@ -168,5 +168,5 @@ def _hessians(tasks: Tasks) -> Float[Tensor, "T N N"]:
         return tasks.loss(tuple(part.reshape(shape) for part, shape in parts), {**own, **shared})
 
     flat = torch.cat([p.flatten(1) for p in starts], 1)
-    each = torch.func.vmap(torch.func.hessian(loss), (0, dict.fromkeys(data, 0)), chunk_size=_TASKS_AT_ONCE)
+    each = torch.func.vmap(torch.func.jacrev(torch.func.grad(loss)), (0, dict.fromkeys(data, 0)), chunk_size=_TASKS_AT_ONCE)
     return each(flat, data).detach()

@@ -203,6 +203,7 @@ def test_a_deep_copy_shares_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["projection", "triangular", "Jacobian-free"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch's own tracing
 def test_the_surrounding_model_compiles(name: str) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

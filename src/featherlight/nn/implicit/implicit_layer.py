@@ -30,7 +30,8 @@ class ImplicitLayer(nn.Module):
         in_features: I.
         out_features: Y.
         activation: phi.
-        solver: finds the states, and the gradients of ImplicitDifferentiation. None is Anderson(memory=1);
+        solver: finds the states, and the gradients of ImplicitDifferentiation. None is
+            Anderson(memory=1, plain_steps=4);
             StrictlyTriangular needs none.
         gradient: how backward passes through the states; StrictlyTriangular is exact as it is.
         well_posed: where A comes from.
@@ -71,7 +72,7 @@ class ImplicitLayer(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
-        self.solver = Anderson(memory=1) if solver is None else solver
+        self.solver = Anderson(memory=1, plain_steps=4) if solver is None else solver
         self.gradient = ImplicitDifferentiation() if gradient is None else gradient
         self.well_posed = well_posed
         self.free = nn.ParameterDict(well_posed.initial(state_dim))

@@ -4,6 +4,7 @@ Legend of shapes: N samples, ... a state of any shape, F its numbers in a row.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import isqrt
 from typing import Protocol
@@ -45,7 +46,7 @@ def iterate(
     """
     _check_start(start)
     tolerance = _TOLERANCES.get(start.dtype, _HALF_TOLERANCE) if tolerance is None else tolerance
-    with torch.no_grad(), torch.autocast(start.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(start.device):
         watch = _Watch(tolerance, max_steps)
         x, look = start.flatten(1), 1
         for step in range(1, max_steps + 1):
@@ -68,6 +69,12 @@ def _following_look(step: int, check_every: int | None) -> int:
     return step + check_every - step % check_every
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context without autocast, for nothing where it is off."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
+
+
 class _Watch:
     """Which samples are done, and their values; until the first one is, nothing is kept.
 
@@ -83,9 +90,11 @@ class _Watch:
     def all_done(self, x_NF: Tensor, fx_NF: Tensor, step: int) -> bool:
         """Takes in the newest values of the samples that were open, and closes those that are converged or broken."""
         size = torch.linalg.vector_norm(fx_NF, dim=1)
-        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR) + 0 * size
+        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR)
+        residual = residual.add_(size, alpha=0)
         if self.found is None and len(residual) > 0:
-            least, most = (float(end) for end in residual.aminmax())
+            ends = residual.aminmax()
+            least, most = float(ends.min), float(ends.max)
             if self.tolerance < least and most < float("inf") and step < self.max_steps:
                 return False
             if most <= self.tolerance:

@@ -4,14 +4,14 @@
     python -m benchmarks.implicit_step             a few minutes
 
 A step is forward, cross-entropy and backward to A, B, C and D, in float32, 128 samples, on one thread; CPU milliseconds,
-one call of each side in turn. `easy` is an A as the layer begins with, `slow` a positive one whose plain iteration gains 5% a
-step. Both sides get the same matrices and start from phi(B u). Where A comes from a projection of its rows, torchdeq gets it from the
-same function.
+one call of each side in turn. `easy` is an A as the layer begins with, `slow` a positive one whose plain iteration gains 5%
+a step. Both sides get the same matrices and start from phi(B u). Where A is a projection, torchdeq gets it from the same
+function.
 
 Both sides are tuned alike: of their solvers and tolerances the setting that takes least time among those whose residual and
-gradient error are at most `GOAL`. torchdeq gets implicit differentiation in its faster form (a hook). The layer by its defaults is a
-row of its own, and so is torchdeq with a fixed number of steps and no look at residuals, that number found beforehand for these very
-matrices. Errors are against backpropagation through the plain iteration in float64.
+gradient error are at most `GOAL`. torchdeq gets implicit differentiation in its faster form (a hook). The layer by its
+defaults is a row of its own, and so is torchdeq with a fixed number of steps and no look at residuals, that number found
+beforehand for these very matrices. Errors are against backpropagation through the plain iteration in float64.
 """
 
 import argparse

@@ -18,7 +18,11 @@ from featherlight.nn.implicit.convert.system import ImplicitSystem
 
 
 def to_implicit(
-    model: nn.Module, input_shape: Sequence[int], *, rules: Mapping[type[nn.Module], Rule] | None = None
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    rules: Mapping[type[nn.Module], Rule] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> ImplicitSystem:
     """The implicit model that gives the same outputs as a feed-forward network, with a strictly triangular A.
 
@@ -31,6 +35,7 @@ def to_implicit(
         input_shape: of one sample, without the samples' axis.
         rules: for modules of your own, or in place of those of torch's: from the module and the signals it is called with
             to a signal; see `Signal` for what it can do.
+        dtype: of a model without parameters; None is torch's default.
 
     Returns:
         A system of as many inputs and outputs as a sample has, in the order of its flattened axes; in the dtype and on
@@ -45,7 +50,7 @@ def to_implicit(
     """
     every = {**RULES, **(rules or {})}
     root = nn.Sequential(model)
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, dtype=dtype))
     inputs = Signal.of_inputs(torch.Size(input_shape), dtype=first.dtype, device=first.device)
     with torch.no_grad():
         output = _followed(root, _traced(root, tuple(every)), inputs, every)
@@ -262,6 +267,8 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
 } | {
     function.__name__: _by_module(kind)
     for function, kind in {
+        functional.max_pool1d: nn.MaxPool1d,
+        functional.max_pool2d: nn.MaxPool2d,
         functional.avg_pool1d: nn.AvgPool1d,
         functional.avg_pool2d: nn.AvgPool2d,
         functional.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,

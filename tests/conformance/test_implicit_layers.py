@@ -249,7 +249,9 @@ def test_a_broken_sample_is_named_and_others_and_their_gradients_are_not_touched
         torch.testing.assert_close(ours, parameter.grad)
     harmed[2, 1] = float("nan")
     if isinstance(TABLE[name].well_posed, StrictlyTriangular) or isinstance(TABLE[name].gradient, Unrolled):
-        assert layer(harmed).values[2].isnan().any()
+        found = layer(harmed)
+        assert found.values[2].isnan().any()
+        assert (found.statuses != Status.CONVERGED).tolist() == [False, False, True, False]
     else:
         with pytest.raises(FixedPointError, match=r"sample 2 \(1 of 4\)"):
             layer(harmed)

@@ -131,7 +131,8 @@ class ImplicitLayer(nn.Module):
         Raises:
             ValueError: shapes that do not fit.
             FixedPointError: the states of some samples were not found; samples are counted along the positions in one
-                axis. `attempt` returns what there is instead.
+                axis. `attempt` returns what there is instead. StrictlyTriangular raises nothing: a sample with nan or inf in
+                `u` has NaN or inf in its values and the status BROKEN_INPUT.
         """
         return self._run(u, start, strict=True)
 
@@ -171,6 +172,9 @@ class ImplicitLayer(nn.Module):
             b_NS = u_NI.to(self.B.dtype) @ self.B.mT
             found = self._states(b_NS, None if start is None else start.reshape(b_NS.shape).to(b_NS.dtype), strict)
         values = found.states @ self.C.mT + u_NI @ self.D.mT
+        if isinstance(self.well_posed, StrictlyTriangular):
+            broken = ~values.detach().isfinite().all(-1)
+            found = found._replace(statuses=found.statuses.masked_fill(broken, int(Status.BROKEN_INPUT)))
         return ImplicitResult(
             values.view(*positions, self.out_features),
             found.states.view(*positions, self.state_dim),

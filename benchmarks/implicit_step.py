@@ -1,7 +1,7 @@
 """A training step of an implicit layer with a full A of 100 states beside torchdeq, at equal residual and gradient error.
 
     python -m benchmarks.implicit_step --short     half a minute
-    python -m benchmarks.implicit_step             a few minutes
+    python -m benchmarks.implicit_step             a few minutes; with `--minutes 0.1` one comparison, the same command goes on
 
 A step is forward, cross-entropy and backward to A, B, C and D, in float32, 128 samples, on one thread; CPU milliseconds,
 one call of each side in turn. `easy` is an A as the layer begins with, `slow` a positive one whose plain iteration gains 5%
@@ -21,14 +21,24 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.common import Row, in_turn, ratio, spread, target, write_results
+from benchmarks.common import (
+    RESULTS,
+    FinishedRuns,
+    OutOfTimeError,
+    Row,
+    in_turn,
+    ratio,
+    spread,
+    target,
+    write_results,
+)
 from featherlight.nn.implicit import ImplicitLayer, RowProjection, Unconstrained
 from featherlight.solvers import Anderson, FixedPointSolver, Picard, project_linf_rows
 
@@ -163,9 +173,9 @@ def tuned(given: Problem, reference: list[Tensor]) -> dict[str, Side]:
         own |= coarsest((f"ImplicitLayer, {name}, {t:.0e}", ours(given, make(tolerance=t))) for t in _TOLERANCES)
     for name in _SOLVERS:
         peer |= coarsest((f"torchdeq, {name}, {t:.0e}", theirs(given, tolerance=t, solver=name)) for t in _TOLERANCES)
-    most = 400 if given.difficulty == "slow" else 12
+    counts = range(100, 400, 20) if given.difficulty == "slow" else range(2, 12)
     unseen = coarsest(
-        (f"torchdeq, {k} steps unseen", theirs(given, tolerance=GOAL, solver="", steps=k)) for k in range(2, most)
+        (f"torchdeq, {k} steps unseen", theirs(given, tolerance=GOAL, solver="", steps=k)) for k in counts
     )
     return _fastest(own) | _fastest(peer) | unseen
 
@@ -194,18 +204,27 @@ def compare(difficulty: str, num_inputs: int, *, projected: bool, rounds: int) -
     return rows
 
 
-def step_rows(rounds: int) -> list[Row]:
-    """All comparisons; none, with a line that says so, where torchdeq is absent."""
+def step_rows(rounds: int, runs: FinishedRuns) -> list[Row]:
+    """All comparisons, those that are there and those made now, one after the other.
+
+    None, with a line that says so, where torchdeq is absent.
+
+    Raises:
+        OutOfTimeError: the minutes of `runs` are used up.
+    """
     if importlib.util.find_spec("torchdeq") is None:
         print("torchdeq is absent: install benchmarks/peers.txt to have it measured")
         return []
-    settings = [("easy", 784), ("easy", 100), ("slow", 784)]
-    return [
-        row
-        for difficulty, inputs in settings
-        for projected in (False, True)
-        for row in compare(difficulty, inputs, projected=projected, rounds=rounds)
+    settings = product((("easy", 784), ("easy", 100), ("slow", 784)), (False, True))
+    found = [
+        runs.get(
+            {"difficulty": difficulty, "inputs": inputs, "projected": projected, "rounds": rounds},
+            lambda d=difficulty, i=inputs, p=projected: {"sides": compare(d, i, projected=p, rounds=rounds)},
+            lambda row: f"{len(row['sides'])} sides",
+        )
+        for (difficulty, inputs), projected in settings
     ]
+    return [row for one in found for row in one["sides"]]
 
 
 def step_targets(rows: list[Row]) -> list[Row]:
@@ -239,10 +258,17 @@ def _milliseconds(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer rounds")
-    short = parser.parse_args().short
+    parser.add_argument("--minutes", type=float, help="begin no comparison after so many; the same command goes on")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = step_rows(30 if short else 300)
-    write_results("implicit_step", rows, step_targets(rows))
+    name = "implicit_step_short" if arguments.short else "implicit_step"
+    runs = FinishedRuns(RESULTS / f"{name}.rows.jsonl", arguments.minutes)
+    try:
+        rows = step_rows(30 if arguments.short else 200, runs)
+    except OutOfTimeError:
+        print("out of time; the same command goes on")
+        return
+    write_results(name, rows, step_targets(rows))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn import functional
 
 from featherlight.nn.implicit.activations import RELU, SIGMOID, TANH, leaky_relu
@@ -73,7 +74,7 @@ class _Tracer(fx.Tracer):
 def _traced(root: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
     try:
         return _Tracer(leaves).trace(root)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except (TraceError, TypeError) as error:
         raise ValueError(
             f"the model cannot be traced: {error}. Where its path depends on values it is no implicit model; give a module of "
             "your own a rule (`rules=`)."
@@ -234,7 +235,7 @@ def _attribute(x: Signal, name: str) -> Any:
 def _weighted(x: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight)
-    layer.bias = None if bias is None else nn.Parameter(bias)
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias))
     return RULES[nn.Linear](layer, x)
 
 

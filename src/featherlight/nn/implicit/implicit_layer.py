@@ -171,7 +171,7 @@ class ImplicitLayer(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             b_NS = u_NI.to(self.B.dtype) @ self.B.mT
             found = self._states(b_NS, None if start is None else start.reshape(b_NS.shape).to(b_NS.dtype), strict)
-        values = found.states @ self.C.mT + u_NI @ self.D.mT
+        values = torch.addmm(u_NI @ self.D.mT, found.states, self.C.mT)
         if isinstance(self.well_posed, StrictlyTriangular):
             broken = ~values.detach().isfinite().all(-1)
             found = found._replace(statuses=found.statuses.masked_fill(broken, int(Status.BROKEN_INPUT)))

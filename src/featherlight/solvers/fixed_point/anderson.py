@@ -25,7 +25,8 @@ class Anderson:
         max_steps: evaluations of the map.
         tolerance: of |f(x) - x| / |f(x)|; None is 1e-12 in float64, 1e-5 in float32, 1e-2 in half precision.
         ridge: is added to the diagonal of the normal equations, relative to their mean diagonal; None is 10 eps.
-        check_every: steps between looks at the residual; None lets them grow with the square root of the steps.
+        check_every: the residual is looked at in every so-many-th step; None is the first, then as far apart as the square
+            root of the steps.
 
     Source: Anderson 1965; Walker and Ni 2011, "Anderson acceleration for fixed-point iterations", the form with
     differences, and its delayed start. The plain step after growth is ours.

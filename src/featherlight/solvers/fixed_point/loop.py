@@ -39,34 +39,29 @@ def iterate(
     """Runs a method until every sample is done.
 
     A sample's value is fixed at the first check at which it is converged, so that it does not depend on how long others
-    of its batch take. Residuals are looked at in the first step, in every `check_every`-th and in the last one, and only
-    then the device is waited for. Without `check_every` the looks are as far apart as the square root of the steps so
-    far, at least 2: their cost and that of the steps after the last one that was needed are then about equal. Autocast is
-    off, as its products end far above any tolerance.
+    of its batch take. Residuals are looked at in every `check_every`-th step and in the last one, and only then the device
+    is waited for. Without `check_every` they are looked at in the first step, and then as far apart as the square root of
+    the steps so far, at least 2: the cost of looks and that of steps that were not needed are then about equal. Autocast
+    is off, as its products end far above any tolerance.
     """
     _check_start(start)
     tolerance = _TOLERANCES.get(start.dtype, _HALF_TOLERANCE) if tolerance is None else tolerance
     with torch.no_grad(), without_autocast(start.device):
         watch = _Watch(tolerance, max_steps)
-        x, look = start.flatten(1), 1
+        x, look = start.flatten(1), 1 if check_every is None else check_every
         for step in range(1, max_steps + 1):
             fx = f(x.reshape(start.shape))
             if step == 1:
                 _check_map(fx, start)
+                watch.first = fx.flatten(1)
             fx = fx.flatten(1)
-            if step == look or step == max_steps:
+            if step in (look, max_steps):
                 if watch.all_done(x, fx, step):
                     break
-                look = _following_look(step, check_every)
+                look += max(2, isqrt(step)) if check_every is None else check_every
             x = advance.next(x, fx)
         assert watch.found is not None
         return replace(watch.found, value=watch.found.value.view(start.shape))
-
-
-def _following_look(step: int, check_every: int | None) -> int:
-    if check_every is None:
-        return step + max(2, isqrt(step))
-    return step + check_every - step % check_every
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -84,6 +79,7 @@ class _Watch:
     def __init__(self, tolerance: float, max_steps: int) -> None:
         self.tolerance = tolerance
         self.max_steps = max_steps
+        self.first: Tensor | None = None
         self.found: FixedPoint | None = None
         self.open: Tensor | None = None
 
@@ -96,6 +92,7 @@ class _Watch:
             ends = residual.aminmax()
             least, most = float(ends.min), float(ends.max)
             if self.tolerance < least and most < float("inf") and step < self.max_steps:
+                self.first = None
                 return False
             if most <= self.tolerance:
                 self.found = self._outcome(fx_NF, residual, torch.zeros_like(residual, dtype=torch.int8), step)
@@ -103,7 +100,10 @@ class _Watch:
         converged = residual <= self.tolerance
         broken = ~residual.isfinite()
         status = torch.full_like(residual, int(Status.STEPS_EXHAUSTED), dtype=torch.int8)
-        status.masked_fill_(broken, int(Status.BROKEN_INPUT if step == 1 else Status.DIVERGED))
+        status.masked_fill_(broken, int(Status.DIVERGED))
+        if self.first is not None:
+            status.masked_fill_(broken & ~self.first.isfinite().all(1), int(Status.BROKEN_INPUT))
+            self.first = None
         status.masked_fill_(converged, int(Status.CONVERGED))
         found = self._outcome(fx_NF, residual, status, step)
         if self.found is not None:

@@ -18,7 +18,8 @@ class Picard:
         max_steps: evaluations of the map.
         tolerance: of |f(x) - x| / |f(x)|; None is 1e-12 in float64, 1e-5 in float32, 1e-2 in half precision.
         damping: share of f(x) in the next point, in (0, 1].
-        check_every: steps between looks at the residual; None lets them grow with the square root of the steps.
+        check_every: the residual is looked at in every so-many-th step; None is the first, then as far apart as the square
+            root of the steps.
     """
 
     max_steps: int = 1000

@@ -40,7 +40,13 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def in_turn(
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each side, one call of each in turn, so that a drift of the machine meets all alike."""
     for call in sides.values():
         for _ in range(warmup):
@@ -48,9 +54,9 @@ def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warmup: i
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
-            began = time.perf_counter()
+            began = clock()
             call()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     return seconds
 
 

@@ -36,7 +36,7 @@ def project_simplex(x: Tensor, *, dim: int = -1, radius: float | Tensor = 1.0) -
     """
     x_, radius_ = _checked(x, dim, radius)
     shifted = x_ - x_.detach().amax(dim, keepdim=True)
-    found = _threshold(shifted, radius_, dim, at_least_zero=False)
+    found = _threshold(shifted, radius_, dim)
     kept = ~(shifted <= found)
     zero = shifted.new_zeros(())
     total = torch.where(kept, shifted, zero).sum(dim, keepdim=True)
@@ -51,15 +51,10 @@ def project_l1_ball(x: Tensor, *, dim: int = -1, radius: float | Tensor = 1.0) -
     Args, Returns, Raises, cost: as `project_simplex`; a vector with NaN or an infinity becomes NaN.
     """
     x_, radius_ = _checked(x, dim, radius)
-    size = x_.detach().abs()
-    found = _threshold(size, radius_, dim, at_least_zero=True)
-    inside = size.sum(dim, keepdim=True) <= radius_
-    signs = x_.detach().sign() * (size > found)
-    kept = signs.abs()
-    total = (signs * x_).sum(dim, keepdim=True)
-    threshold = (total - radius_) / kept.sum(dim, keepdim=True).clamp(min=1) + 0 * found
-    shrunk = kept * x_ - signs * threshold
-    return _nan_where_negative(torch.where(inside, x_, shrunk), radius_).to(x.dtype)
+    if isinstance(radius_, Tensor):
+        radius_ = radius_.expand([1 if axis == dim % x.ndim else size for axis, size in enumerate(x.shape)])
+    projected = _L1Ball.apply(x_, radius_, dim % x.ndim)[0]
+    return _nan_where_negative(projected, radius_).to(x.dtype)
 
 
 def project_linf_rows(a: Tensor, *, bound: float | Tensor = 1.0) -> Tensor:
@@ -109,46 +104,85 @@ def project_l2_ball(x: Tensor, *, dim: int = -1, radius: float | Tensor = 1.0) -
     return _nan_where_negative(torch.where(inside, x_, x_ * scale), radius_).to(x.dtype)
 
 
-def _threshold(x: Tensor, radius: float | Tensor, dim: int, *, at_least_zero: bool) -> Tensor:
+def _threshold(x: Tensor, radius: float | Tensor, dim: int) -> Tensor:
     """What is taken off the entries, without a derivative: callers compute it again from the entries it leaves.
 
     It is NaN where a vector is not finite, and callers add it times 0 so that such a vector comes back as NaN.
     """
     x, radius = x.detach(), torch.as_tensor(radius, dtype=x.dtype, device=x.device).detach()
-    if torch.compiler.is_compiling() or x.shape[dim] < _SORTED_BELOW:
-        found = _by_sorting(x, radius, dim)
-        found = found.clamp(min=0) if at_least_zero else found
-    else:
-        found = _ByNewton.apply(x, radius, dim, at_least_zero)
+    found = _by_sorting(x, radius, dim) if _is_sorted(x, dim) else _ByNewton.apply(x, radius, dim)
     return torch.where(found.isfinite(), found, torch.full_like(found, float("nan")))
+
+
+def _is_sorted(x: Tensor, dim: int) -> bool:
+    """Whether sorting is the way: Newton's steps look at values, which a compiled graph cannot."""
+    return torch.compiler.is_compiling() or x.shape[dim] < _SORTED_BELOW
+
+
+class _L1Ball(torch.autograd.Function):
+    """The projection and its thresholds, 0 for vectors inside; given the entries that stay it is affine."""
+
+    @staticmethod
+    def forward(x: Tensor, radius: float | Tensor, dim: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        size = x.abs()
+        if _is_sorted(x, dim):
+            inside = size.sum(dim, keepdim=True) <= radius
+            threshold = _by_sorting(size, radius, dim).clamp(min=0).masked_fill(inside, 0)
+        else:
+            threshold = _by_newton(size, radius, dim, True)
+        threshold = threshold + 0 * threshold
+        return x - x.clamp(-threshold, threshold), threshold
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+        ctx.dim = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        projected, threshold = ctx.saved_tensors
+        signs = projected.detach().sign()
+        kept = signs * signs
+        mean = (signs * gradient).sum(ctx.dim, keepdim=True) / kept.sum(ctx.dim, keepdim=True).clamp(min=1)
+        outside = threshold > 0
+        of_x = torch.where(outside, kept * gradient - signs * mean, gradient)
+        return of_x, mean * outside if ctx.needs_input_grad[1] else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, radius: float | Tensor, dim: int) -> tuple[Any, Any]:  # type: ignore[override]
+        x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
+        if isinstance(radius, Tensor) and in_dims[1] is not None:
+            radius = radius.movedim(in_dims[1], 0)
+        return _L1Ball.apply(x, radius, dim + 1), (0, 0)
 
 
 class _ByNewton(torch.autograd.Function):
     """Newton's steps look at values, which vmap allows inside a function with a rule of its own only."""
 
     @staticmethod
-    def forward(x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> Tensor:  # type: ignore[override]
-        return _by_newton(x, radius, dim, at_least_zero)
+    def forward(x: Tensor, radius: Tensor, dim: int) -> Tensor:  # type: ignore[override]
+        return _by_newton(x, radius, dim, False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
-        return None, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        return None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> tuple[Tensor, int]:  # type: ignore[override]
+    def vmap(info: Any, in_dims: Any, x: Tensor, radius: Tensor, dim: int) -> tuple[Tensor, int]:  # type: ignore[override]
         dim = dim % (x.ndim - (in_dims[0] is not None))
         x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
         if in_dims[1] is not None:
             radius = radius.movedim(in_dims[1], 0)
             radius = radius.reshape(len(radius), *[1] * (x.ndim - radius.ndim), *radius.shape[1:])
-        return _ByNewton.apply(x, radius, dim + 1, at_least_zero), 0
+        return _ByNewton.apply(x, radius, dim + 1), 0
 
 
-def _by_newton(x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> Tensor:
+def _by_newton(x: Tensor, radius: float | Tensor, dim: int, at_least_zero: bool) -> Tensor:
     """From a start below the threshold each step ends below it, so the entries above only become fewer."""
     size = x.shape[dim]
     threshold = torch.maximum(x.amax(dim, keepdim=True) - radius, (x.sum(dim, keepdim=True) - radius) / size)
@@ -166,7 +200,7 @@ def _by_newton(x: Tensor, radius: Tensor, dim: int, at_least_zero: bool) -> Tens
     return threshold
 
 
-def _by_sorting(x: Tensor, radius: Tensor, dim: int) -> Tensor:
+def _by_sorting(x: Tensor, radius: float | Tensor, dim: int) -> Tensor:
     """The same from the sorted entries, in a fixed number of operations: less work for short vectors."""
     ordered = x.sort(dim, descending=True).values
     rank_shape = [1] * x.ndim

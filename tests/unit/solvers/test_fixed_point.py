@@ -14,6 +14,7 @@ SOLVERS: dict[str, FixedPointSolver] = {
     "anderson": Anderson(),
     "anderson 1": Anderson(memory=1),
     "anderson 6": Anderson(memory=6),
+    "anderson, few looks": Anderson(memory=2, plain_steps=2, check_every=3),
     "broyden": Broyden(),
     "broyden 3": Broyden(memory=3),
 }
@@ -118,18 +119,36 @@ def test_acceleration_solves_what_does_not_contract(solver: FixedPointSolver) ->
 
 def test_acceleration_needs_fewer_steps() -> None:
     matrix, inputs = affine(0.97)
-    steps = {
-        name: int(SOLVERS[name](lambda x: x @ matrix.T + inputs, torch.zeros_like(inputs)).steps.max())
-        for name in ("picard", "anderson 6", "broyden")
-    }
-    assert 2 * steps["anderson 6"] < steps["picard"]
-    assert 2 * steps["broyden"] < steps["picard"]
+    solvers = Picard(check_every=1), Anderson(memory=6, check_every=1), Broyden(check_every=1)
+    picard, anderson, broyden = (
+        int(solver(lambda x: x @ matrix.T + inputs, torch.zeros_like(inputs)).steps.max()) for solver in solvers
+    )
+    assert 2 * anderson < picard
+    assert 2 * broyden < picard
+
+
+def test_mixtures_begin_after_the_plain_steps() -> None:
+    matrix, inputs = affine(0.9)
+    seen: dict[int, list[Tensor]] = {0: [], 3: []}
+    for plain, points in seen.items():
+
+        def f(x: Tensor, points: list[Tensor] = points) -> Tensor:
+            points.append(x)
+            return x @ matrix.T + inputs
+
+        Anderson(plain_steps=plain)(f, torch.zeros_like(inputs)).unwrap()
+    plain = [torch.zeros_like(inputs)]
+    for _ in range(6):
+        plain.append(plain[-1] @ matrix.T + inputs)
+    equal = {k: [torch.equal(a, b) for a, b in zip(points, plain, strict=False)] for k, points in seen.items()}
+    assert equal[0][:3] == [True, True, False]
+    assert equal[3][:6] == [True, True, True, True, True, False]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_start_at_the_fixed_point_takes_one_evaluation(name: str) -> None:
     outcome = SOLVERS[name](lambda x: 0.5 * x, torch.zeros(3, 2))
-    assert outcome.steps.tolist() == [1, 1, 1]
+    assert outcome.steps.tolist() == [getattr(SOLVERS[name], "check_every") or 1] * 3  # noqa: B009
     assert len(SOLVERS[name](lambda x: 0.5 * x, torch.zeros(0, 2)).unwrap()) == 0
 
 
@@ -140,6 +159,7 @@ def test_a_start_at_the_fixed_point_takes_one_evaluation(name: str) -> None:
         (lambda: Picard(tolerance=0.0), r"`tolerance` must be in \(0, 1\)"),
         (lambda: Picard(damping=1.5), r"`damping` must be in \(0, 1\]"),
         (lambda: Anderson(memory=0), r"`memory` must be at least 1"),
+        (lambda: Anderson(plain_steps=-1), r"`plain_steps` must be at least 0; got -1"),
         (lambda: Anderson(check_every=0), r"`check_every` must be at least 1"),
         (lambda: Anderson(ridge=-1.0), r"`ridge` must be in \[0, 1\)"),
         (lambda: Broyden(memory=0), r"`memory` must be at least 1"),

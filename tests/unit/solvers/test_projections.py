@@ -151,6 +151,7 @@ def test_vmap_and_per_sample_gradients(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", BALLS)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch's own tracing
 def test_compiled_without_a_graph_break(name: str) -> None:
     x = sample(5, 70, dtype=torch.float32)
     compiled = torch.compile(BALLS[name], fullgraph=True, backend="eager")

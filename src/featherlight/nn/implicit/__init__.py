@@ -28,6 +28,17 @@ from featherlight.nn.implicit.gradients import (
     Unrolled,
 )
 from featherlight.nn.implicit.implicit_layer import ImplicitLayer
+from featherlight.nn.implicit.ode_layer import (
+    Adjoint,
+    Direct,
+    DormandPrince,
+    IntegrationError,
+    OdeGradient,
+    ODELayer,
+    OdeMethod,
+    OdeResult,
+    RungeKutta4,
+)
 from featherlight.nn.implicit.results import ImplicitResult
 from featherlight.nn.implicit.triangular import StrictlyTriangular
 from featherlight.nn.implicit.well_posedness import (
@@ -48,11 +59,15 @@ __all__ = [
     "Activation",
     "ConvexLayer",
     "CvxpyProgram",
+    "Adjoint",
+    "Direct",
+    "DormandPrince",
     "Equilibrium",
     "GradientMode",
     "ImplicitDifferentiation",
     "ImplicitLayer",
     "ImplicitResult",
+    "IntegrationError",
     "IteratedWellPosedness",
     "JacobianFree",
     "LearnedDiagonal",
@@ -60,11 +75,16 @@ __all__ = [
     "LearnedLowRank",
     "LearnedMetric",
     "MonotoneOperator",
+    "ODELayer",
+    "OdeGradient",
+    "OdeMethod",
+    "OdeResult",
     "OutputInterval",
     "PerronFrobenius",
     "Phantom",
     "RowProjection",
     "RowRescaling",
+    "RungeKutta4",
     "Sensitivity",
     "StateEquation",
     "StrictlyTriangular",

@@ -15,6 +15,7 @@ from torch import Tensor
 from featherlight.nn.implicit.activations import Activation
 from featherlight.nn.implicit.engines import Engine
 from featherlight.solvers import FixedPoint, Status
+from featherlight.solvers.fixed_point.loop import without_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,7 @@ class _Pulled(torch.autograd.Function):
 
     @staticmethod
     def forward(m: Tensor, d: Tensor, g: Tensor, how: How) -> Tensor:  # type: ignore[override]
-        size = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-        size = torch.where(size > 0, size, torch.ones_like(size))
+        size = torch.linalg.vector_norm(g, dim=-1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
         d_ = d.reshape(_rows(m, g))
         return _solve(m, d_.mul, g / size, None, how).unwrap().view(g.shape) * size
 
@@ -107,7 +107,7 @@ class _Pulled(torch.autograd.Function):
 def _solve(m: Tensor, phi: Any, b: Tensor, start: Tensor | None, how: How) -> FixedPoint:
     """With all leading axes in one; autocast would end at tolerances no solver can reach."""
     shape = _rows(m, b)
-    with torch.autocast(b.device.type, enabled=False):
+    with without_autocast(b.device):
         return how.engine.solve(
             m.reshape(-1, *m.shape[-2:]) if m.ndim > 2 else m,
             phi,

@@ -30,7 +30,8 @@ class ImplicitLayer(nn.Module):
         in_features: I.
         out_features: Y.
         activation: phi.
-        solver: finds the states, and the gradients of ImplicitDifferentiation. None is Anderson(memory=1);
+        solver: finds the states, and the gradients of ImplicitDifferentiation. None is
+            Anderson(memory=1, plain_steps=4);
             StrictlyTriangular needs none.
         gradient: how backward passes through the states; StrictlyTriangular is exact as it is.
         well_posed: where A comes from.
@@ -71,7 +72,7 @@ class ImplicitLayer(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.activation = activation
-        self.solver = Anderson(memory=1) if solver is None else solver
+        self.solver = Anderson(memory=1, plain_steps=4) if solver is None else solver
         self.gradient = ImplicitDifferentiation() if gradient is None else gradient
         self.well_posed = well_posed
         self.free = nn.ParameterDict(well_posed.initial(state_dim))
@@ -130,7 +131,8 @@ class ImplicitLayer(nn.Module):
         Raises:
             ValueError: shapes that do not fit.
             FixedPointError: the states of some samples were not found; samples are counted along the positions in one
-                axis. `attempt` returns what there is instead.
+                axis. `attempt` returns what there is instead. StrictlyTriangular raises nothing: a sample with nan or inf in
+                `u` has NaN or inf in its values and the status BROKEN_INPUT.
         """
         return self._run(u, start, strict=True)
 
@@ -169,7 +171,10 @@ class ImplicitLayer(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             b_NS = u_NI.to(self.B.dtype) @ self.B.mT
             found = self._states(b_NS, None if start is None else start.reshape(b_NS.shape).to(b_NS.dtype), strict)
-        values = found.states @ self.C.mT + u_NI @ self.D.mT
+        values = torch.addmm(u_NI @ self.D.mT, found.states, self.C.mT)
+        if isinstance(self.well_posed, StrictlyTriangular):
+            broken = ~values.detach().isfinite().all(-1)
+            found = found._replace(statuses=found.statuses.masked_fill(broken, int(Status.BROKEN_INPUT)))
         return ImplicitResult(
             values.view(*positions, self.out_features),
             found.states.view(*positions, self.state_dim),

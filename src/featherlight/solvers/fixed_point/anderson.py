@@ -21,25 +21,30 @@ class Anderson:
 
     Args:
         memory: M, steps that are mixed besides the last one; it costs 2 M F numbers a sample.
+        plain_steps: Picard's steps before the first mixture, which are all that a map that contracts fast needs.
         max_steps: evaluations of the map.
         tolerance: of |f(x) - x| / |f(x)|; None is 1e-12 in float64, 1e-5 in float32, 1e-2 in half precision.
         ridge: is added to the diagonal of the normal equations, relative to their mean diagonal; None is 10 eps.
-        check_every: steps between looks at the residual.
+        check_every: the residual is looked at in every so-many-th step; None is the first, then as far apart as the square
+            root of the steps.
 
     Source: Anderson 1965; Walker and Ni 2011, "Anderson acceleration for fixed-point iterations", the form with
-    differences. The plain step after growth is ours.
+    differences, and its delayed start. The plain step after growth is ours.
     """
 
     memory: int = 3
+    plain_steps: int = 0
     max_steps: int = 500
     tolerance: float | None = None
     ridge: float | None = None
-    check_every: int = 2
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.max_steps, self.tolerance, self.check_every)
         if self.memory < 1:
             raise ValueError(f"`memory` must be at least 1 (Picard() remembers nothing); got {self.memory}.")
+        if self.plain_steps < 0:
+            raise ValueError(f"`plain_steps` must be at least 0; got {self.plain_steps}.")
         if self.ridge is not None and not 0 <= self.ridge < 1:
             raise ValueError(f"`ridge` must be in [0, 1), relative to the normal equations; got {self.ridge}.")
 
@@ -49,7 +54,7 @@ class Anderson:
         return iterate(
             f,
             start,
-            _Mixture(self.memory, ridge),
+            _Mixture(self.memory, ridge, self.plain_steps),
             max_steps=self.max_steps,
             tolerance=self.tolerance,
             check_every=self.check_every,
@@ -59,14 +64,18 @@ class Anderson:
 class _Mixture:
     """Differences of residuals and of values from step to step, the oldest overwritten, and products of the former."""
 
-    def __init__(self, memory: int, ridge: float) -> None:
+    def __init__(self, memory: int, ridge: float, plain_steps: int) -> None:
         self.memory = memory
         self.ridge = ridge
+        self.plain = plain_steps
         self.count = 0
         self.before: tuple[Tensor, Tensor, Tensor] | None = None
         self.residuals_NMF = self.values_NMF = self.products_NMM = torch.empty(0)
 
     def next(self, x_NF: Tensor, fx_NF: Tensor) -> Tensor:
+        if self.plain > 0:
+            self.plain -= 1
+            return fx_NF
         residual_NF = fx_NF - x_NF
         square_N = torch.linalg.vecdot(residual_NF, residual_NF)
         before, self.before = self.before, (residual_NF, fx_NF, square_N)

@@ -23,7 +23,8 @@ class Broyden:
         memory: M, updates of the inverse Jacobian that are kept; they cost 2 M F numbers a sample.
         max_steps: evaluations of the map.
         tolerance: of |f(x) - x| / |f(x)|; None is 1e-12 in float64, 1e-5 in float32, 1e-2 in half precision.
-        check_every: steps between looks at the residual.
+        check_every: the residual is looked at in every so-many-th step; None is the first, then as far apart as the square
+            root of the steps.
 
     Source: Broyden 1965, the first ("good") method, by the Sherman-Morrison formula as in Bai, Kolter, Koltun 2019.
     """
@@ -31,7 +32,7 @@ class Broyden:
     memory: int = 30
     max_steps: int = 500
     tolerance: float | None = None
-    check_every: int = 2
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.max_steps, self.tolerance, self.check_every)

@@ -4,7 +4,9 @@ Legend of shapes: N samples, ... a state of any shape, F its numbers in a row.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from math import isqrt
 from typing import Protocol
 
 import torch
@@ -32,29 +34,40 @@ def iterate(
     *,
     max_steps: int,
     tolerance: float | None,
-    check_every: int,
+    check_every: int | None,
 ) -> FixedPoint:
     """Runs a method until every sample is done.
 
     A sample's value is fixed at the first check at which it is converged, so that it does not depend on how long others
-    of its batch take. Residuals are looked at in the first step, in every `check_every`-th and in the last one, and only
-    then the device is waited for. Autocast is off, as its products end far above any tolerance.
+    of its batch take. Residuals are looked at in every `check_every`-th step and in the last one, and only then the device
+    is waited for. Without `check_every` they are looked at in the first step, and then as far apart as the square root of
+    the steps so far, at least 2: the cost of looks and that of steps that were not needed are then about equal. Autocast
+    is off, as its products end far above any tolerance.
     """
     _check_start(start)
     tolerance = _TOLERANCES.get(start.dtype, _HALF_TOLERANCE) if tolerance is None else tolerance
-    with torch.no_grad(), torch.autocast(start.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(start.device):
         watch = _Watch(tolerance, max_steps)
-        x = start.flatten(1)
+        x, look = start.flatten(1), 1 if check_every is None else check_every
         for step in range(1, max_steps + 1):
             fx = f(x.reshape(start.shape))
             if step == 1:
                 _check_map(fx, start)
+                watch.first = fx.flatten(1)
             fx = fx.flatten(1)
-            if (step == 1 or step % check_every == 0 or step == max_steps) and watch.all_done(x, fx, step):
-                break
+            if step in (look, max_steps):
+                if watch.all_done(x, fx, step):
+                    break
+                look += max(2, isqrt(step)) if check_every is None else check_every
             x = advance.next(x, fx)
         assert watch.found is not None
         return replace(watch.found, value=watch.found.value.view(start.shape))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context without autocast, for nothing where it is off."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 class _Watch:
@@ -66,42 +79,57 @@ class _Watch:
     def __init__(self, tolerance: float, max_steps: int) -> None:
         self.tolerance = tolerance
         self.max_steps = max_steps
+        self.first: Tensor | None = None
         self.found: FixedPoint | None = None
         self.open: Tensor | None = None
 
     def all_done(self, x_NF: Tensor, fx_NF: Tensor, step: int) -> bool:
         """Takes in the newest values of the samples that were open, and closes those that are converged or broken."""
         size = torch.linalg.vector_norm(fx_NF, dim=1)
-        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR) + 0 * size
+        residual = torch.linalg.vector_norm(fx_NF - x_NF, dim=1) / size.clamp(min=_FLOOR)
+        residual = residual.add_(size, alpha=0)
         if self.found is None and len(residual) > 0:
-            least, most = (float(end) for end in residual.aminmax())
+            ends = residual.aminmax()
+            least, most = float(ends.min), float(ends.max)
             if self.tolerance < least and most < float("inf") and step < self.max_steps:
+                self.first = None
                 return False
+            if most <= self.tolerance:
+                self.found = self._outcome(fx_NF, residual, torch.zeros_like(residual, dtype=torch.int8), step)
+                return True
         converged = residual <= self.tolerance
         broken = ~residual.isfinite()
         status = torch.full_like(residual, int(Status.STEPS_EXHAUSTED), dtype=torch.int8)
-        status.masked_fill_(broken, int(Status.BROKEN_INPUT if step == 1 else Status.DIVERGED))
+        status.masked_fill_(broken, int(Status.DIVERGED))
+        if self.first is not None:
+            status.masked_fill_(broken & ~self.first.isfinite().all(1), int(Status.BROKEN_INPUT))
+            self.first = None
         status.masked_fill_(converged, int(Status.CONVERGED))
-        steps = torch.full_like(status, step, dtype=torch.int32)
+        found = self._outcome(fx_NF, residual, status, step)
         if self.found is not None:
             assert self.open is not None
-            fx_NF = torch.where(self.open[:, None], fx_NF, self.found.value)
-            residual = torch.where(self.open, residual, self.found.residual)
-            status = torch.where(self.open, status, self.found.status)
-            steps = torch.where(self.open, steps, self.found.steps)
-        self.open = status == Status.STEPS_EXHAUSTED
-        self.found = FixedPoint(
-            value=fx_NF,
+            found = replace(
+                found,
+                value=torch.where(self.open[:, None], fx_NF, self.found.value),
+                residual=torch.where(self.open, residual, self.found.residual),
+                status=torch.where(self.open, status, self.found.status),
+                steps=torch.where(self.open, found.steps, self.found.steps),
+            )
+        self.found, self.open = found, found.status == Status.STEPS_EXHAUSTED
+        return not bool(self.open.any())
+
+    def _outcome(self, value: Tensor, residual: Tensor, status: Tensor, step: int) -> FixedPoint:
+        return FixedPoint(
+            value=value,
             residual=residual,
             status=status,
-            steps=steps,
+            steps=torch.full_like(status, step, dtype=torch.int32),
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        return not bool(self.open.any())
 
 
-def check_limits(max_steps: int, tolerance: float | None, check_every: int) -> None:
+def check_limits(max_steps: int, tolerance: float | None, check_every: int | None) -> None:
     """Raises ValueError for limits under which nothing could be found."""
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, or the map is never evaluated; got {max_steps}.")
@@ -110,7 +138,7 @@ def check_limits(max_steps: int, tolerance: float | None, check_every: int) -> N
             f"`tolerance` must be in (0, 1), a residual relative to the size of the state; got {tolerance}. "
             "None picks it by the dtype."
         )
-    if check_every < 1:
+    if check_every is not None and check_every < 1:
         raise ValueError(f"`check_every` must be at least 1; got {check_every}.")
 
 

@@ -18,13 +18,14 @@ class Picard:
         max_steps: evaluations of the map.
         tolerance: of |f(x) - x| / |f(x)|; None is 1e-12 in float64, 1e-5 in float32, 1e-2 in half precision.
         damping: share of f(x) in the next point, in (0, 1].
-        check_every: steps between looks at the residual.
+        check_every: the residual is looked at in every so-many-th step; None is the first, then as far apart as the square
+            root of the steps.
     """
 
     max_steps: int = 1000
     tolerance: float | None = None
     damping: float = 1.0
-    check_every: int = 3
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.max_steps, self.tolerance, self.check_every)

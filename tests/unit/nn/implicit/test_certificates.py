@@ -1,9 +1,12 @@
 """Certificates against eigenvalues, attacks and what they say where nothing is proven."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.implicit_certificates import Size, measure
 from featherlight.nn.implicit import (
     RELU,
     TANH,
@@ -123,6 +126,17 @@ def test_states_that_are_not_exact_widen_the_interval_enough() -> None:
     assert ((bounds.low <= exact.values) & (exact.values <= bounds.high)).all()
     close = output_interval(sensitivity(a, b, c, d), RELU, u, exact.states, 0.0)
     assert float((close.high - close.low).max()) < 1e-8
+
+
+def test_no_attack_on_real_images_leaves_its_interval(real_data: Path) -> None:
+    """A short form of `benchmarks/implicit_certificates.py`."""
+    (found,) = measure(Size(states=20, steps=60, images=30, pushes=4), radii=(8 / 255,))
+    assert found["violations"] == 0
+    assert found["attacks"] == 2 * 30 * 10
+    assert found["norm_product_over_half_width"]["min"] > 1
+    assert found["half_width_over_attack"]["min"] > 1
+    assert found["certified"] <= found["robust"] <= found["accuracy"]
+    assert found["accuracy"] > 0.5
 
 
 def test_bad_input_gets_a_sentence() -> None:

@@ -41,7 +41,9 @@ class LeastSquares:
             ValueError: targets of another shape or not finite, or a ridge that is not positive.
         """
         if targets_NY.ndim != 2 or 0 in targets_NY.shape:
-            raise ValueError(f"the targets must be (rows, outputs), one or more of each; got {tuple(targets_NY.shape)}.")
+            raise ValueError(
+                f"the targets must be (rows, outputs), one or more of each; got {tuple(targets_NY.shape)}."
+            )
         _check_finite(targets_NY, "targets")
         if not 0 < ridge < float("inf"):
             raise ValueError(

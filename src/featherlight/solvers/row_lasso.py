@@ -69,14 +69,21 @@ class LassoProblem:
         Raises:
             ValueError: other shapes, or features that are not finite.
         """
-        if features_NF.ndim != 2 or targets_NR.ndim != 2 or len(features_NF) != len(targets_NR) or 0 in features_NF.shape:
+        if (
+            features_NF.ndim != 2
+            or targets_NR.ndim != 2
+            or len(features_NF) != len(targets_NR)
+            or 0 in features_NF.shape
+        ):
             raise ValueError(
                 "features and targets must be (samples, features) and (samples, rows) of the same samples; got "
                 f"{tuple(features_NF.shape)} and {tuple(targets_NR.shape)}."
             )
         if not bool(features_NF.isfinite().all()):
             row = int(torch.nonzero(~features_NF.isfinite().all(1))[0])
-            raise ValueError(f"the features hold nan or inf, first in sample {row}; every row depends on them. Leave it out.")
+            raise ValueError(
+                f"the features hold nan or inf, first in sample {row}; every row depends on them. Leave it out."
+            )
         x, t = features_NF.double(), targets_NR.double()
         return cls(gram=x.mT @ x, onto=t.mT @ x, square=t.square().sum(0))
 
@@ -109,7 +116,9 @@ def row_lasso(
     Tsai et al. 2022, "State-driven implicit modeling".
     """
     if not 0 < penalty < float("inf"):
-        raise ValueError(f"`penalty` must be positive, or no gap can be proven for entries without a bound; got {penalty}.")
+        raise ValueError(
+            f"`penalty` must be positive, or no gap can be proven for entries without a bound; got {penalty}."
+        )
     if bound is not None and not 0 < bound < float("inf"):
         raise ValueError(f"`bound` must be positive; got {bound}. None bounds nothing.")
     if not 0 <= num_bounded <= len(problem.gram):

@@ -56,8 +56,8 @@ def softmax_read_out(
     loss, gradient = loss_and_gradient(features_NF, labels_N, weights, ridge)
     losses, pace = [loss], 1.0
     for _ in range(max_steps):
-        here, slope = (loss, gradient) if momentum is weights else loss_and_gradient(
-            features_NF, labels_N, momentum, ridge
+        here, slope = (
+            (loss, gradient) if momentum is weights else loss_and_gradient(features_NF, labels_N, momentum, ridge)
         )
         tried = momentum - 2 * torch.cholesky_solve(slope.double(), factor_FF).to(weights)
         new_loss, new_gradient = loss_and_gradient(features_NF, labels_N, tried, ridge)
@@ -76,9 +76,7 @@ def softmax_read_out(
     return SoftmaxReadOut(weights=weights, losses=tuple(losses), converged=False)
 
 
-def loss_and_gradient(
-    features_NF: Tensor, labels_N: Tensor, weights_FC: Tensor, ridge: float
-) -> tuple[float, Tensor]:
+def loss_and_gradient(features_NF: Tensor, labels_N: Tensor, weights_FC: Tensor, ridge: float) -> tuple[float, Tensor]:
     """Sum of cross-entropies + ridge |W|^2 / 2, and its gradient."""
     total, gradient = 0.0, ridge * weights_FC
     for x, labels in zip(features_NF.split(_CHUNK_ROWS), labels_N.split(_CHUNK_ROWS), strict=True):

@@ -1,0 +1,34 @@
+"""Recipes of implicit models."""
+
+from featherlight.recipes.catalogue import recipe
+from featherlight.recipes.implicit.config import GrowthConfig, ImplicitConfig, LoopConfig
+
+
+@recipe(cost="1 minute on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
+def mnist() -> ImplicitConfig:
+    """100 states on MNIST, block by block; method=implicit trains a full A by implicit differentiation."""
+    return ImplicitConfig(
+        kind="images",
+        data="mnist",
+        valid_fraction=0.05,
+        blocks=(84, 16),
+        activation="relu",
+        growth=GrowthConfig(directions=50, ridge=1.0),
+        loop=LoopConfig(epochs=2, lr=5e-3),
+    )
+
+
+@recipe(
+    cost="seconds to minutes on 1 core", data="uci-regression/ in the folder FEATHERLIGHT_DATA; data=FILE takes a table"
+)
+def tabular() -> ImplicitConfig:
+    """50 states on a table of numbers, block by block, until the validation rows say stop."""
+    return ImplicitConfig(growth=GrowthConfig(patience=2))
+
+
+@recipe(cost="seconds on 1 core", data="computed: points of a smooth function or of one with kinks")
+def interpolation() -> ImplicitConfig:
+    """A function from some of its points: data=sine, ripple, kink, saw or cone."""
+    return ImplicitConfig(
+        kind="function", data="sine", sparse=(), growth=GrowthConfig(ridge=1e-9, decay=1e-9, steps=60)
+    )

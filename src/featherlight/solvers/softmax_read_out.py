@@ -56,7 +56,7 @@ def softmax_read_out(
     loss, gradient = loss_and_gradient(features_NF, labels_N, weights, ridge)
     losses, pace = [loss], 1.0
     for _ in range(max_steps):
-        here, slope = (
+        _, slope = (
             (loss, gradient) if momentum is weights else loss_and_gradient(features_NF, labels_N, momentum, ridge)
         )
         tried = momentum - 2 * torch.cholesky_solve(slope.double(), factor_FF).to(weights)

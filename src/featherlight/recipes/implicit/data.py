@@ -91,7 +91,8 @@ def images(data: str, valid_fraction: float) -> Learnable:
         None if one is None else Rows(inputs=one.floats(slice(None)).flatten(1), targets=one.labels)
         for one in (splits.train, splits.valid, splits.test)
     ]
-    assert parts[0] is not None and parts[1] is not None
+    assert parts[0] is not None, "there is a training part"
+    assert parts[1] is not None, "`with_valid` has seen to it"
     return Learnable(
         source=data, train=parts[0], valid=parts[1], test=parts[2], classes=splits.train.classes, is_even=True
     )

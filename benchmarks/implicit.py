@@ -5,8 +5,8 @@
     python -m benchmarks.implicit --write        results and picture of the rows that are there
 
 One thread, CPU-seconds of the process from rows to model. Each side chooses among as many settings by validation rows of a
-seed of its own: of those within 2% of the best score the quickest. The loops' schedules are lengthened fourfold for as long as that
-takes more than 2% off the score and a run takes less than `MOST_SECONDS`. Peers come with `pip install -r
+seed of its own: of those within 2% of the best score the quickest. The loops' schedules are lengthened fourfold for as long as
+that takes more than 2% off the score and a run takes less than `MOST_SECONDS`. Peers come with `pip install -r
 benchmarks/peers.txt`; one that is absent is named and left out. Rows are kept as they come, and a run that is stopped goes on.
 """
 
@@ -54,7 +54,8 @@ def table_settings(side: str, steps: int) -> list[Settings]:
         pairs = ((1e-2, 1e-2), (1e-1, 1e-1), (1.0, 1e-1), (1e-1, 1.0))
         return [{"ridge": r, "decay": d, "steps": 20, "blocks": [10] * 5} for r, d in pairs]
     if side == "torchdeq":
-        return [{"batch": 128, "steps": steps, "lr": lr, "solver": s} for lr in (3e-3, 1e-2) for s in ("anderson", "fixed_point_iter")]  # fmt: skip
+        pairs = [(lr, solver) for lr in (3e-3, 1e-2) for solver in ("anderson", "fixed_point_iter")]
+        return [{"batch": 128, "steps": steps, "lr": lr, "solver": solver} for lr, solver in pairs]
     return [{"batch": 128, "steps": steps, "lr": lr} for lr in (1e-3, 3e-3, 1e-2, 3e-2)]
 
 
@@ -175,7 +176,7 @@ def _settings(kind: str, side: str, steps: int) -> list[Settings]:
 
 def _line(row: Row) -> str:
     if "score" not in row:
-        return " ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())  # fmt: skip
+        return " ".join(f"{name} {value}" for name, value in row.items())
     return f"{row['kind']:16} {row['name']:9} {row['side']:18} {row['score']:10.4g} {row['seconds']:8.2f} s {row.get('settings')}"
 
 

@@ -18,6 +18,8 @@ from featherlight.solvers.incremental_least_squares import LeastSquares, product
 
 _MOST_COUPLED = 1200
 """H E up to which the curvature couples the hidden units; beyond it each has its own."""
+_MOST_DOUBLES = 500_000
+"""Numbers of a Jacobian up to which the curvature is computed in float64; a rougher one costs a few steps."""
 _LEAST_DAMPING, _MOST_DAMPING = 1e-9, 1e9
 
 
@@ -109,6 +111,9 @@ class VariableProjection:
         status = HiddenStatus.STEPS_EXHAUSTED
         growth = 4.0
         for _ in range(self.max_steps):
+            if point.loss == float("inf"):
+                status = HiddenStatus.NO_DESCENT
+                break
             if curvature is None:
                 gradient, curvature = problem.gradient(point), problem.curvature(point)
             step = _solve(curvature, gradient, damping, self.decay)
@@ -193,8 +198,10 @@ class _Problem:
 
     def at(self, weights: Tensor) -> _Point:
         units = self.phi(self.features @ weights.mT)
-        read_out = self.base.grown(*products(self.features, units, self.targets))
-        loss = read_out.minimum + self.how.decay * float(weights.square().sum())
+        read_out = self.base.grown_or_none(*products(self.features, units, self.targets))
+        if read_out is None:
+            return _Point(weights=weights, units=units, read_out=self.base, loss=float("inf"))
+        loss = max(read_out.minimum, 0.0) + self.how.decay * float(weights.square().sum())
         return _Point(weights=weights, units=units, read_out=read_out, loss=loss)
 
     def gradient(self, point: _Point) -> Tensor:
@@ -208,20 +215,22 @@ class _Problem:
     def curvature(self, point: _Point) -> Tensor:
         """Half of Gauss and Newton's, without `decay`: (H E, H E), or (H, E, E) where hidden units are not coupled."""
         every = -(-len(self.features) // self.how.curvature_rows)
-        features, units = self.features[::every].float(), point.units[::every].float()
+        size = self.features.shape[1]
+        numbers = -(-len(self.features) // every) * size * point.units.shape[1]
+        dtype = torch.float64 if numbers <= _MOST_DOUBLES else torch.float32
+        features, units = self.features[::every].to(dtype), point.units[::every].to(dtype)
         slopes = self.slope(units)
-        new = point.read_out.weights[features.shape[1] :].float()
+        new = point.read_out.weights[size:].to(dtype)
         within = new @ new.mT
         x = torch.cat((features, units), 1)
         scale = len(self.features) / len(features)
-        gram = (x.mT @ x).double()
-        gram.diagonal().add_(point.read_out.ridge / scale + 1e-6 * gram.diagonal())
-        factor = torch.linalg.cholesky_ex(gram).L.float()
+        gram, tiny = (x.mT @ x).double(), 1e-12 if dtype == torch.float64 else 1e-6
+        gram.diagonal().add_(point.read_out.ridge / scale + tiny * gram.diagonal())
+        factor = torch.linalg.cholesky_ex(gram).L.to(dtype)
         if slopes.shape[1] * features.shape[1] > _MOST_COUPLED:
             each = [_left_over(x, factor, slope[:, None] * features) for slope in slopes.unbind(1)]
             return (scale * within.diagonal()[:, None, None] * torch.stack(each)).double()
         rows = (slopes[:, :, None] * features[:, None, :]).flatten(1)
-        size = features.shape[1]
         size_HH = within.repeat_interleave(size, 0).repeat_interleave(size, 1)
         return (scale * _left_over(x, factor, rows) * size_HH).double()
 
@@ -233,10 +242,10 @@ def _left_over(x: Tensor, factor: Tensor, rows: Tensor) -> Tensor:
 
 
 def _solve(curvature: Tensor, gradient: Tensor, damping: float, decay: float) -> Tensor:
-    """(curvature + damping of its diagonal + decay)^-1 gradient."""
-    diagonal = curvature.diagonal(dim1=-2, dim2=-1)
-    floor = 1e-6 * float(diagonal.max()) + 1e-300
-    added = decay + damping * diagonal.clamp(min=0) + floor
+    """(curvature + damping of its diagonal + decay)^-1 gradient; a diagonal that is next to nothing is damped as well."""
+    diagonal = curvature.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+    usual = float(diagonal.mean()) + 1e-300
+    added = decay + damping * (diagonal + 1e-3 * usual) + 1e-12 * usual
     factor, _ = torch.linalg.cholesky_ex(curvature + torch.diag_embed(added))
     right = gradient if curvature.ndim == 3 else gradient.reshape(1, -1)
     return torch.cholesky_solve(right[..., None], factor)[..., 0].view(gradient.shape)

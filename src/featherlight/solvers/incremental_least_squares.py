@@ -95,21 +95,36 @@ class LeastSquares:
             cross_EF: earlier^T new.
             gram_FF: new^T new.
             onto_FY: new^T targets.
+
+        Raises:
+            ValueError: as `append`.
         """
-        below = torch.linalg.solve_triangular(self.factor, cross_EF, upper=False).mT
-        identity = torch.eye(len(gram_FF), dtype=torch.float64, device=gram_FF.device)
-        corner, failed = torch.linalg.cholesky_ex(gram_FF + self.ridge * identity - below @ below.mT)
-        if int(failed):
+        found, failed = self._extended(cross_EF, gram_FF, onto_FY)
+        if found is None:
             raise ValueError(
-                f"the new feature {int(failed) - 1} is a combination of others up to rounding: its square is "
-                f"{float(gram_FF[int(failed) - 1, int(failed) - 1]):.3g}, and `ridge` = {self.ridge:.3g} is lost in it. Use a "
-                "larger ridge, or features of about unit size."
+                f"the new feature {failed} is a combination of others up to rounding: its square is "
+                f"{float(gram_FF[failed, failed]):.3g}, and `ridge` = {self.ridge:.3g} is lost in it. Use a larger ridge, or "
+                "features of about unit size."
             )
+        return found
+
+    def grown_or_none(self, cross_EF: Tensor, gram_FF: Tensor, onto_FY: Tensor) -> "LeastSquares | None":
+        """As `grown`, but None where that raises, for searches that try features."""
+        return self._extended(cross_EF, gram_FF, onto_FY)[0]
+
+    def _extended(self, cross_EF: Tensor, gram_FF: Tensor, onto_FY: Tensor) -> "tuple[LeastSquares | None, int]":
+        """The longer factor; or None, and the number of the feature at which it fails."""
+        below = torch.linalg.solve_triangular(self.factor, cross_EF, upper=False).mT
+        left = gram_FF - below @ below.mT
+        left.diagonal().add_(self.ridge)
+        corner, failed = torch.linalg.cholesky_ex(left)
+        if int(failed):
+            return None, int(failed) - 1
         new = torch.linalg.solve_triangular(corner, onto_FY - below @ self.whitened, upper=False)
-        corner_top = cross_EF.new_zeros(cross_EF.shape)
-        factor = torch.cat((torch.cat((self.factor, corner_top), 1), torch.cat((below, corner), 1)))
+        top = torch.cat((self.factor, torch.zeros_like(cross_EF)), 1)
+        factor = torch.cat((top, torch.cat((below, corner), 1)))
         whitened = torch.cat((self.whitened, new))
-        return LeastSquares(factor=factor, whitened=whitened, square=self.square, ridge=self.ridge)
+        return LeastSquares(factor=factor, whitened=whitened, square=self.square, ridge=self.ridge), 0
 
     def refined(self, features_NE: Tensor, targets_NY: Tensor, *, steps: int = 2) -> Tensor:
         """The weights with the rounding of X^T X taken out by iterative refinement, (E, Y).

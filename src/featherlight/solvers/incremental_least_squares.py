@@ -118,8 +118,9 @@ class LeastSquares:
         left = gram_FF - below @ below.mT
         left.diagonal().add_(self.ridge)
         corner, failed = torch.linalg.cholesky_ex(left)
-        if int(failed):
-            return None, int(failed) - 1
+        lost = corner.diagonal().square() <= 4 * torch.finfo(torch.float64).eps * gram_FF.diagonal()
+        if int(failed) or bool(lost.any()):
+            return None, int(failed) - 1 if int(failed) else int(lost.int().argmax())
         new = torch.linalg.solve_triangular(corner, onto_FY - below @ self.whitened, upper=False)
         top = torch.cat((self.factor, torch.zeros_like(cross_EF)), 1)
         factor = torch.cat((top, torch.cat((below, corner), 1)))

@@ -29,6 +29,5 @@ def tabular() -> ImplicitConfig:
 @recipe(cost="seconds on 1 core", data="computed: points of a smooth function or of one with kinks")
 def interpolation() -> ImplicitConfig:
     """A function from some of its points: data=sine, ripple, kink, saw or cone."""
-    return ImplicitConfig(
-        kind="function", data="sine", sparse=(), growth=GrowthConfig(ridge=1e-9, decay=1e-9, steps=60)
-    )
+    growth = GrowthConfig(ridge=1e-11, decay=1e-11)
+    return ImplicitConfig(kind="function", data="sine", points=100, blocks=(20,) * 5, sparse=(), growth=growth)

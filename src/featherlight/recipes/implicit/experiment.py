@@ -100,14 +100,12 @@ class ImplicitRun:
         config: as given.
         data: on the device of the config.
         model: that is trained.
-        optimizer: of the sequential method; None of the others, and before the run begins.
     """
 
     def __init__(self, config: ImplicitConfig, data: Learnable) -> None:
         self.config = config
         device = default_device(config.device)
         self.data = data.to(device)
-        self.optimizer: BlockByBlock | None = None
         self._dtype = torch.float32 if data.classes or config.method != "sequential" else torch.float64
         units = _units(data, self._dtype)
         with seeded_random(config.seed, torch.device("cpu")):
@@ -162,10 +160,9 @@ class ImplicitRun:
     def _growing(self, journal: Journal | None, meter: Meter) -> Optimizer:
         assert isinstance(self.model, GrowingModel)
         config = self.config
-        self.optimizer = BlockByBlock(
+        return BlockByBlock(
             self.model, self._blocks, self._valid_loss, seed=config.seed, patience=config.growth.patience
         )
-        return self.optimizer
 
     def _adamw(self, journal: Journal | None, meter: Meter) -> Optimizer:
         loop = self.config.loop

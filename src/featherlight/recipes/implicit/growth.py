@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from featherlight.objective import Objective
-from featherlight.recipes.implicit.blocks import BlockOutcome, Blocks
+from featherlight.recipes.implicit.blocks import Blocks
 from featherlight.recipes.implicit.network import GrowingModel
 
 
@@ -21,9 +21,6 @@ class BlockByBlock(torch.optim.Optimizer):
         seed: of block k's random numbers, with k.
         patience: ends growth after so many blocks in a row that do not lower the score; the best model is kept. None
             trains and keeps all blocks.
-
-    Attributes:
-        outcomes: of each block that was trained here, by its number.
 
     After growth has ended, a step does nothing. All that a save must keep is in the model.
     """
@@ -39,13 +36,11 @@ class BlockByBlock(torch.optim.Optimizer):
     ) -> None:
         super().__init__(model.parameters(), {"lr": 1.0})
         self.model = model
-        self.outcomes: dict[int, BlockOutcome] = {}
         self._begin = begin
         self._score = score
         self._seed = seed
         self._patience = patience
         self._blocks: Blocks | None = None
-        self._loss = float("nan")
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -56,20 +51,20 @@ class BlockByBlock(torch.optim.Optimizer):
         """
         number, model = int(self.model.num_blocks), self.model
         if self._ended():
-            return torch.tensor(self._loss)
+            return model.history[number - 1, 1]
         blocks = self._begun(number)
         generator = torch.Generator().manual_seed(self._seed * 1009 + number)
         with torch.enable_grad():
             outcome = blocks.grow(len(model.hidden[number]), generator)
-        self.outcomes[number] = outcome
+        row = [outcome.before, outcome.after, outcome.steps, int(outcome.status)]
+        model.history[number] = torch.tensor(row, dtype=torch.float64)
         model.hidden[number].copy_(blocks.hidden[number])
         read_out = blocks.read_out
         model.read_out.zero_()
         model.read_out[: len(read_out)].copy_(read_out)
         model.num_blocks += 1
-        self._loss = outcome.after
         self._keep(number + 1)
-        return torch.tensor(self._loss)
+        return model.history[number, 1]
 
     def _keep(self, count: int) -> None:
         """Notes the model if it is the best so far; where growth ends, goes back to it."""

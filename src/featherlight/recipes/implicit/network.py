@@ -98,6 +98,7 @@ class GrowingModel(nn.Module):
         num_blocks: how many are trained.
         best_blocks: how many of them are kept.
         best_read_out: of the model with those.
+        history: of each block that is trained, the loss before and after it, the steps of its search, and its status.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class GrowingModel(nn.Module):
         self.register_buffer("best_read_out", self.read_out.detach().clone())
         self.register_buffer("num_blocks", torch.zeros((), dtype=torch.int64))
         self.register_buffer("best_blocks", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("history", torch.zeros(len(sizes), 4, dtype=torch.float64))
         self.register_buffer("best_score", torch.full((), float("inf"), dtype=torch.float64))
 
     def forward(self, u: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from featherlight.nn.implicit import (
 )
 from featherlight.recipes.implicit.blocks import BlockStatus
 from featherlight.recipes.implicit.matching import match_states
-from featherlight.recipes.implicit.network import ImplicitModel
+from featherlight.recipes.implicit.network import GrowingModel, ImplicitModel
 from featherlight.report import Images, LineChart, Section, Table
 from featherlight.solvers import Anderson, Picard
 from featherlight.solvers.row_lasso import RowStatus
@@ -43,13 +43,13 @@ def sections(run: "ImplicitRun") -> Sequence[Section]:
 
 
 def _growth(run: "ImplicitRun") -> Iterator[Section]:
-    """Regularised training loss of each block that this process trained."""
-    outcomes = {} if run.optimizer is None else run.optimizer.outcomes
-    if not outcomes:
+    """The regularised training loss, block by block."""
+    model = run.model
+    if not isinstance(model, GrowingModel) or not int(model.num_blocks):
         return
     rows = tuple(
-        (number + 1, one.size, one.before, one.after, one.steps, one.status.name.lower())
-        for number, one in sorted(outcomes.items())
+        (number + 1, run.config.blocks[number], before, after, int(steps), BlockStatus(int(status)).name.lower())
+        for number, (before, after, steps, status) in enumerate(model.history[: int(model.num_blocks)].tolist())
     )
     first = rows[0]
     line = ([first[0] - 1, *(row[0] for row in rows)], [first[2], *(row[3] for row in rows)])
@@ -59,8 +59,7 @@ def _growth(run: "ImplicitRun") -> Iterator[Section]:
         if not rose
         else f"It rose at {rose}: the data are too badly scaled for the solves; raise ridge."
     )
-    kept = run.model.best_blocks
-    text = f"The regularised training loss, a row's mean, block by block. {verdict} {int(kept)} blocks are kept."  # pyright: ignore
+    text = f"The regularised training loss, a row's mean, block by block. {verdict} {int(model.best_blocks)} blocks are kept."
     chart = LineChart(x_label="blocks", y_label="loss", lines={"regularised training loss": line}, log_y=True)
     table = Table(columns=("block", "states", "loss before", "loss after", "steps", "the loss"), rows=rows)
     yield Section(title="Blocks", text=text, blocks=(chart, table))

@@ -11,6 +11,7 @@ benchmarks/peers.txt`; one that is absent is named and left out. Rows are kept a
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def function_settings(side: str, steps: int) -> list[Settings]:
     return table_settings(side, steps)
 
 
+@functools.cache
 def mnist() -> tuple[Problem, Rows, Problem, Rows]:
     """The problem with all rows, test rows, the problem to choose by and its validation rows."""
     whole = sets.images("mnist", 1 / 12)
@@ -180,29 +182,23 @@ def _line(row: Row) -> str:
     return f"{row['kind']:16} {row['name']:9} {row['side']:18} {row['score']:10.4g} {row['seconds']:8.2f} s {row.get('settings')}"
 
 
-def everything(done: FinishedRuns, *, short: bool) -> None:
-    """All that is not done yet, what is quick first; raises OutOfTimeError."""
-    seeds = SEEDS[:1] if short else SEEDS
-    implicit_steps.measure(done, _line)
-    comparison = Comparison(done, seeds)
-    for side in (
-        "sequential",
-        "MLP",
-        "MLP on directions",
-        "triangular",
-        "Jacobian-free",
-        "torchdeq",
-        "torchidl",
-        "implicit",
-    ):
-        comparison.side("mnist", "mnist", side)
-    sides = ("sequential", "MLP", "torchdeq") if short else ("sequential", "MLP", "torchdeq", "triangular", "implicit")
-    for name in TABLES[:1] if short else TABLES:
-        for side in sides:
-            comparison.side("table", name, side)
-    for name in FUNCTIONS[::2][:2] if short else FUNCTIONS:
-        for side in ("sequential", "MLP", "torchdeq"):
-            comparison.side("function", name, side)
+def everything(done: FinishedRuns, *, short: bool, part: str | None, side: str | None) -> None:
+    """All that is not done yet, or a part or side of it; raises OutOfTimeError."""
+    if part in (None, "steps") and side is None:
+        implicit_steps.measure(done, _line)
+    comparison = Comparison(done, SEEDS[:1] if short else SEEDS)
+    for kind, name, own in _plan(short):
+        if part in (None, kind) and side in (None, own):
+            comparison.side(kind, name, own)
+
+
+def _plan(short: bool) -> Iterator[tuple[str, str, str]]:
+    """Kind, name and side of every comparison."""
+    yield from (("mnist", "mnist", side) for side in (*SIDES, "MLP on directions"))
+    sides = ("sequential", "MLP", "torchdeq") if short else ("sequential", "MLP", "triangular", "torchdeq", "implicit")
+    yield from (("table", name, side) for name in (TABLES[:1] if short else TABLES) for side in sides)
+    names = FUNCTIONS[:3:2] if short else FUNCTIONS
+    yield from (("function", name, side) for name in names for side in ("sequential", "MLP", "torchdeq"))
 
 
 def medians(rows: Sequence[Row], kind: str, name: str, side: str) -> dict[str, float] | None:
@@ -251,6 +247,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     of = [("mnist", "mnist")] + [("table", n) for n in TABLES] + [("function", n) for n in FUNCTIONS]
     sides = (*SIDES, "MLP on directions")
     shown = [(k, n) for k, n in of if any(medians(rows, k, n, s) for s in sides)]
+    if not shown:
+        return
     columns = min(4, len(shown))
     height = -(-len(shown) // columns)
     figure, axes = pyplot.subplots(height, columns, figsize=(3.2 * columns, 2.6 * height), squeeze=False)
@@ -279,6 +277,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one seed, MNIST, one table and two functions")
     parser.add_argument("--minutes", type=float, help="begins no run after so many")
+    parser.add_argument("--part", choices=("steps", "mnist", "table", "function"), help="this alone")
+    parser.add_argument("--side", choices=(*SIDES, "MLP on directions"), help="this alone")
     parser.add_argument("--write", action="store_true", help="only writes what the rows say")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -286,7 +286,7 @@ def main() -> None:
     done = FinishedRuns(RESULTS / f"{name}.rows.jsonl", asked.minutes)
     if not asked.write:
         try:
-            everything(done, short=asked.short)
+            everything(done, short=asked.short, part=asked.part, side=asked.side)
         except OutOfTimeError:
             print("out of time; run again to go on")
     write_results(name, done.rows, list(targets(done.rows)))

@@ -120,7 +120,7 @@ def test_a_sparse_model_matches_the_states(kind):
         found = match_states(layer, u, penalty=penalty)
         assert not bool(found.states.status.any() | found.outputs.status.any())
         off = (found.layer(u).values - layer(u).values).norm() / layer(u).values.norm()
-        assert float(off) < near
+        assert off.item() < near
         zeros.append(found.zeros)
     assert zeros[1] > max(zeros[0], 0.2)
     with pytest.raises(ValueError, match=r"`penalty` must be between 0 \(all is kept\) and 1"):

@@ -58,7 +58,8 @@ def test_a_table_block_by_block_stopped_and_taken_up(run, tmp_path, own_table, m
     assert all(torch.equal(one[name], other[name]) for name in one)
     model, about = read_model(parts)
     assert about["inputs"] == ["a", "b"]
-    assert abs(float(model(torch.tensor([[0.5, 0.5]], dtype=torch.float64))) - 0.25) < 0.1
+    value = model(torch.tensor([[0.5, 0.5]], dtype=torch.float64)).item()
+    assert abs(value - 0.25) < 0.1
 
 
 def test_a_full_a_by_implicit_differentiation(run, tmp_path, own_table):
@@ -78,11 +79,11 @@ def test_a_function_and_images(run, tmp_path):
     assert titles(out)[0] == "Blocks"
     pytest.importorskip("sklearn")
     out = tmp_path / "digits"
-    chosen = settings("data=digits", "blocks=[12, 4]", "growth.directions=20", "sparse=[]", "growth.epochs=8")
+    chosen = settings("data=digits", "blocks=[12, 4]", "growth.directions=20", "sparse=[]", "growth.epochs=4")
     done = run("run", "implicit/mnist", *chosen, "--out", out)
     assert done.code == 0, done.err
     summary = read_run(out).summary
     assert summary is not None
     assert summary.metric is not None
-    assert summary.metric.last > 0.7
+    assert summary.metric.last > 0.5
     assert "growth.directions" in run("run", "implicit/mnist", *settings("growth.directions=0"), "--dry-run").err

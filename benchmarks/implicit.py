@@ -42,7 +42,9 @@ def mnist_settings(side: str) -> list[Settings]:
             for e in (2, 3)
             for b in (256, 512)
         ]
-    own: list[Settings] = [{"solver": one} for one in ("anderson", "fixed_point_iter")] if side == "torchdeq" else [{}]
+    own: list[dict[str, Any]] = (
+        [{"solver": one} for one in ("anderson", "fixed_point_iter")] if side == "torchdeq" else [{}]
+    )
     if side == "MLP on directions":
         return [{"directions": 50, "batch": 256, "steps": 234 * e, "lr": lr} for e in (2, 3) for lr in (5e-3, 1e-2)]
     batches = (128,) if side == "torchdeq" else (128, 256)

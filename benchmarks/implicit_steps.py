@@ -138,10 +138,11 @@ def _as_exact(
         ),
         _TOLERANCES[-1],
     )
-    for backward in _TOLERANCES:
-        step = _torchdeq_step(matrices, solver, (forward, backward), free)
+    step = _torchdeq_step(matrices, solver, (forward, _TOLERANCES[0]), free)
+    for backward in _TOLERANCES[1:]:
         if _errors(step, exact)[1] <= _GOAL:
             break
+        step = _torchdeq_step(matrices, solver, (forward, backward), free)
     return step
 
 

@@ -107,20 +107,20 @@ class VariableProjection:
         problem = _Problem(features_NE, targets_NY, read_out, phi, slope, self)
         point, losses, damping = problem.at(start_HE), [], 1e-2
         losses.append(point.loss)
-        curvature: Tensor | None = None
+        local: tuple[Tensor, Tensor] | None = None
         status = HiddenStatus.STEPS_EXHAUSTED
         growth = 4.0
         for _ in range(self.max_steps):
             if point.loss == float("inf"):
                 status = HiddenStatus.NO_DESCENT
                 break
-            if curvature is None:
-                gradient, curvature = problem.gradient(point), problem.curvature(point)
-            step = _solve(curvature, gradient, damping, self.decay)
+            if local is None:
+                local = problem.curvature(point), problem.gradient(point)
+            step = _solve(*local, damping, self.decay)
             tried = problem.at(point.weights - step)
             if tried.loss < point.loss:
                 fall = (point.loss - tried.loss) / point.loss
-                point, curvature = tried, None
+                point, local = tried, None
                 losses.append(point.loss)
                 damping, growth = max(damping / 5, _LEAST_DAMPING), 4.0
                 if fall < self.tolerance:

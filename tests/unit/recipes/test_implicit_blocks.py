@@ -82,11 +82,10 @@ def model_of(u: torch.Tensor, patience: int | None, scores: list[float]) -> tupl
 def test_growth_stops_by_the_score_and_goes_back_to_the_best(tmp_path):
     u, _ = rows()
     model, optimizer = model_of(u, 1, [0.5, 0.7])
-    for _ in range(3):
-        loss = optimizer.step(None)  # pyright: ignore[reportArgumentType]
+    losses = [optimizer.step(None) for _ in range(3)]  # pyright: ignore[reportArgumentType]
     assert int(model.num_blocks) == 2
     assert int(model.best_blocks) == 1
-    assert float(loss) == float(model.history[1, 1])
+    assert float(losses[-1]) == float(model.history[1, 1])
     finished = model.finished()
     assert finished.layer.state_dim == 4
     torch.testing.assert_close(finished(u[:, :3]), model(u[:, :3]))

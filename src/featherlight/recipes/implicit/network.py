@@ -44,6 +44,11 @@ class Units(nn.Module):
         out_scale: (Y,).
     """
 
+    shift: Tensor
+    scale: Tensor
+    out_shift: Tensor
+    out_scale: Tensor
+
     def __init__(self, shift: Tensor, scale: Tensor, out_shift: Tensor, out_scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("shift", shift.clone())
@@ -100,6 +105,13 @@ class GrowingModel(nn.Module):
         best_read_out: of the model with those.
         history: of each block that is trained, the loss before and after it, the steps of its search, and its status.
     """
+
+    lift: Tensor
+    best_read_out: Tensor
+    num_blocks: Tensor
+    best_blocks: Tensor
+    best_score: Tensor
+    history: Tensor
 
     def __init__(
         self, lift_KI: Tensor, sizes: Sequence[int], num_outputs: int, activation: Activation, units: Units

@@ -52,10 +52,10 @@ def mnist_settings(side: str) -> list[Settings]:
 
 
 def table_settings(side: str, steps: int) -> list[Settings]:
-    """Four of each side for so many steps of the loops."""
+    """Four of each side; `steps` are those of the loops."""
     if side == "sequential":
-        pairs = ((1e-2, 1e-2), (1e-1, 1e-1), (1.0, 1e-1), (1e-1, 1.0))
-        return [{"ridge": r, "decay": d, "steps": 20, "blocks": [10] * 5} for r, d in pairs]
+        choices = ((1e-3, 1e-2, 40), (1e-1, 1e-1, 40), (1e-1, 1.0, 40), (1e-1, 1.0, 20))
+        return [{"ridge": r, "decay": d, "steps": steps, "blocks": [40, 10]} for r, d, steps in choices]
     if side == "torchdeq":
         pairs = [(lr, solver) for lr in (3e-3, 1e-2) for solver in ("anderson", "fixed_point_iter")]
         return [{"batch": 128, "steps": steps, "lr": lr, "solver": solver} for lr, solver in pairs]

@@ -22,8 +22,8 @@ def mnist() -> ImplicitConfig:
     cost="seconds to minutes on 1 core", data="uci-regression/ in the folder FEATHERLIGHT_DATA; data=FILE takes a table"
 )
 def tabular() -> ImplicitConfig:
-    """50 states on a table of numbers, block by block, until the validation rows say stop."""
-    return ImplicitConfig(growth=GrowthConfig(patience=2))
+    """A wide block on a table of numbers, and further ones until the validation rows say stop."""
+    return ImplicitConfig(blocks=(40, 10, 10), growth=GrowthConfig(ridge=1e-1, decay=1.0, steps=40, patience=1))
 
 
 @recipe(cost="seconds on 1 core", data="computed: points of a smooth function or of one with kinks")

@@ -211,7 +211,7 @@ class TransformerBlock(nn.Module):
         *,
         positions: Positions = LearnedPositions(),  # noqa: B008
         max_length: int,
-        causal: bool,  # noqa: B008
+        causal: bool,
     ) -> None:
         super().__init__()
         self.shape = shape

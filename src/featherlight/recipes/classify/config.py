@@ -108,7 +108,8 @@ class ClassifyConfig:
             raise ValueError(f"`width` must be a finite positive number; got {self.width}.")
         if self.network == "small" and self.norm is not None:
             raise ValueError(
-                f"`norm` is of the classics, and the network is `small`; got {self.norm!r}. Set `norm_groups`, or another `network`."
+                f"`norm` is of the classics, and the network is `small`; got {self.norm!r}. Set "
+                "`norm_groups`, or another `network`."
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1); got {self.dropout}.")

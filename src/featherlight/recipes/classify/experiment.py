@@ -150,8 +150,8 @@ class _Classifier:
         head = self.model.head
         if not isinstance(head, nn.Linear):
             raise ValueError(
-                f"the head of {self.config.network} is no linear layer, so that it cannot be fitted in closed form. Turn `head_start` "
-                "off, or take another network, such as caffe-lenet."
+                f"the head of {self.config.network} is no linear layer, so that it cannot be fitted in closed form. Turn "
+                "`head_start` off, or take another network, such as caffe-lenet."
             )
         rows = self._sampler.indices(0, min(MAX_ROWS, len(self.train)))
         chosen = torch.tensor(rows, device=self.train.labels.device)

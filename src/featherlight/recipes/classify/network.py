@@ -55,7 +55,7 @@ def build_network(config: ClassifyConfig, train: ImageSet) -> Network:
     Raises:
         ValueError: `initial` cannot be read or takes other images, or `trainable` fits nothing.
     """
-    channels, side = train.images.shape[1], train.images.shape[2]
+    channels = train.images.shape[1]
     known = None if config.initial is None else read_network(Path(config.initial))
     if known is not None and known.model.settings["in_channels"] != channels:
         raise ValueError(
@@ -63,7 +63,7 @@ def build_network(config: ClassifyConfig, train: ImageSet) -> Network:
             f"{config.data} have {channels}. Start from one that was trained on images of the same kind."
         )
     mean, std = train.channel_statistics()
-    settings = _settings(config, side) if known is None else known.model.settings
+    settings = _settings(config, train) if known is None else known.model.settings
     own = {"in_channels": channels, "num_classes": len(train.classes), "dropout": config.dropout}
     with seeded_random(config.seed, torch.device("cpu")):
         model = model_of({**settings, **own, "mean": mean, "std": std})
@@ -79,10 +79,16 @@ def model_of(settings: Mapping[str, Any]) -> Model:
     return ImageClassifier(**settings) if "network" in settings else SmallConvNet(**settings)
 
 
-def _settings(config: ClassifyConfig, side: int) -> dict[str, Any]:
+def _settings(config: ClassifyConfig, train: ImageSet) -> dict[str, Any]:
     """Those of a fresh network that the images do not say by themselves."""
     if config.network == "small":
         return {"channels": config.channels, "norm_groups": config.norm_groups, "pool": config.pool}
+    height, side = train.images.shape[-2:]
+    if height != side:
+        raise ValueError(
+            f"the network `{config.network}` takes square images, and those of {config.data} have {height}x{side} pixels. Cut or "
+            "resize them, or take the network `small`."
+        )
     names = ("network", "norm", "norm_groups", "width")
     return {name: getattr(config, name) for name in names} | {"side": side}
 

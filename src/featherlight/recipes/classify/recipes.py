@@ -29,6 +29,7 @@ _LENET5 = ClassifyConfig(
     dropout=0.0,
     augment=AugmentConfig(shift=2),
     epochs=30,
+    batch=128,
     optimizer=_ADAMW,
 )
 _RESNET20 = ClassifyConfig(

@@ -29,7 +29,8 @@ class ClassifyConfig:
             batch.
         pool: whether sizes are halved by max pooling; else by the convolutions themselves, which is quicker.
         dropout: share of features that is dropped before the last layer.
-        method: "adamw", "zo", "fzoo", "lozo", "conmezo", "agzo" or "mezo".
+        method: by gradients "adamw", "prodigy", "muon" or "schedule_free"; by forward passes "zo", "fzoo", "lozo", "conmezo",
+            "agzo" or "mezo".
         trainable: "all", "last:N" (convolutions, and the head), or a regular expression of parameter names, such as "head".
         head_start: whether the head is first fitted in closed form to the features of the network as it starts.
         epochs: passes over the training images.
@@ -50,7 +51,9 @@ class ClassifyConfig:
     norm_groups: int | None = None
     pool: bool = True
     dropout: float = 0.2
-    method: Literal["adamw", "zo", "fzoo", "lozo", "conmezo", "agzo", "mezo"] = "adamw"
+    method: Literal["adamw", "prodigy", "muon", "schedule_free", "zo", "fzoo", "lozo", "conmezo", "agzo", "mezo"] = (
+        "adamw"
+    )
     trainable: str = "all"
     head_start: bool = False
     epochs: int = 20

@@ -125,6 +125,7 @@ class DeepBeliefNet(nn.Module):
         layers = [module for module in self.classifier if isinstance(module, nn.Linear)]
         *lower, top, head = layers
         for layer, up in zip(lower, self.recognition, strict=True):
+            assert isinstance(up, nn.Linear)
             _set(layer, up.weight, up.bias)
         _set(top, self.memory.weight[:, : -self.num_labels], self.memory.hidden_bias)
         head.weight.zero_()
@@ -211,6 +212,7 @@ class DeepBeliefNet(nn.Module):
 def _blank(num_in: int, num_out: int) -> nn.Linear:
     """A linear layer of zeros."""
     layer = nn.utils.skip_init(nn.Linear, num_in, num_out)
+    assert isinstance(layer, nn.Linear)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,5 +1,8 @@
 """Prodigy: Adam whose step size is an estimate, made on the way, of the distance from the start to a solution."""
 
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are made of torch._foreach_*, which it does not export.
+
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

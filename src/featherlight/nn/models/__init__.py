@@ -7,6 +7,7 @@ from featherlight.nn.models.alexnet import AlexNet
 from featherlight.nn.models.attention import BlockShape, CrossAttention, KeyValueCache, SelfAttention, TransformerBlock
 from featherlight.nn.models.code_prior import CodePrior
 from featherlight.nn.models.conv_autoencoder import ConvDecoder, ConvEncoder
+from featherlight.nn.models.deep_belief_net import DeepBeliefNet, WakeSleep
 from featherlight.nn.models.dense_autoencoder import DenoisingAutoencoder, DenseAutoencoder, GaussianNoise, MaskingNoise
 from featherlight.nn.models.device import default_device
 from featherlight.nn.models.encoder_decoder import DecoderBlock, DecoderState, EncoderDecoder
@@ -43,6 +44,17 @@ from featherlight.nn.models.resnet import (
     resnet18,
     resnet20,
 )
+from featherlight.nn.models.restricted_boltzmann import (
+    BinaryUnits,
+    ContrastiveDivergence,
+    GaussianUnits,
+    LabelledUnits,
+    NegativePhase,
+    PersistentChains,
+    RestrictedBoltzmannMachine,
+    VisibleUnits,
+    contrastive_losses,
+)
 from featherlight.nn.models.sentence_classifier import SentenceClassifier
 from featherlight.nn.models.small_conv_net import SmallConvNet
 from featherlight.nn.models.vision_transformer import VisionTransformer
@@ -53,23 +65,28 @@ __all__ = [
     "SMALL_STEM",
     "AlexNet",
     "BatchNorm",
+    "BinaryUnits",
     "BlockShape",
     "CaffeLeNet",
     "Cell",
     "CodePrior",
+    "ContrastiveDivergence",
     "ConvDecoder",
     "ConvEncoder",
     "CrossAttention",
     "DecoderBlock",
     "DecoderState",
+    "DeepBeliefNet",
     "DenoisingAutoencoder",
     "DenseAutoencoder",
     "EncoderDecoder",
     "GaussianNoise",
+    "GaussianUnits",
     "Gpt",
     "GroupNorm",
     "InstanceNorm",
     "KeyValueCache",
+    "LabelledUnits",
     "LayerNorm",
     "LeNet5",
     "LeNet300",
@@ -77,9 +94,11 @@ __all__ = [
     "LstmCell",
     "MaskingNoise",
     "MobileNet",
+    "NegativePhase",
     "NoNorm",
     "Norm",
     "PatchDiscriminator",
+    "PersistentChains",
     "PlainCell",
     "Positions",
     "PreActivationBlock",
@@ -94,6 +113,7 @@ __all__ = [
     "RecurrentShape",
     "ResNet",
     "ResidualBlock",
+    "RestrictedBoltzmannMachine",
     "Rotary",
     "SelfAttention",
     "SentenceClassifier",
@@ -104,9 +124,12 @@ __all__ = [
     "SmallConvNet",
     "Stem",
     "TransformerBlock",
+    "VisibleUnits",
     "VisionTransformer",
+    "WakeSleep",
     "XceptionBlock",
     "ZeroPadding",
+    "contrastive_losses",
     "default_device",
     "generate",
     "load_pretrained",

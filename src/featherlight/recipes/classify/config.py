@@ -59,7 +59,8 @@ class ClassifyConfig:
             batch. For "small", and for the norm "group" of a classic, where None is 8.
         pool: whether "small" halves sizes by max pooling; else by the convolutions themselves, which is quicker.
         dropout: share of features that is dropped before the last layer.
-        method: "adamw", "zo", "fzoo", "lozo", "conmezo", "agzo" or "mezo".
+        method: by gradients "adamw", "prodigy", "muon" or "schedule_free"; by forward passes "zo", "fzoo", "lozo", "conmezo",
+            "agzo" or "mezo".
         augment: how training images are changed; None leaves them as they are.
         trainable: "all", "last:N" (convolutions, and the head), or a regular expression of parameter names, such as "head".
         head_start: whether the head is first fitted in closed form to the features of the network as it starts.
@@ -84,7 +85,9 @@ class ClassifyConfig:
     norm_groups: int | None = None
     pool: bool = True
     dropout: float = 0.2
-    method: Literal["adamw", "zo", "fzoo", "lozo", "conmezo", "agzo", "mezo"] = "adamw"
+    method: Literal["adamw", "prodigy", "muon", "schedule_free", "zo", "fzoo", "lozo", "conmezo", "agzo", "mezo"] = (
+        "adamw"
+    )
     augment: AugmentConfig | None = None
     trainable: str = "all"
     head_start: bool = False

@@ -35,8 +35,8 @@ from featherlight.report import ConfusionTable, Images, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
-LEARNING_RATES = {"adamw": 3e-3, "zo": 1e-3, "mezo": 1e-5}
-"""Of each method where the config has none."""
+LEARNING_RATES = {"adamw": 3e-3, "muon": 3e-3, "schedule_free": 3e-3, "zo": 1e-3, "mezo": 1e-5}
+"""Of methods where the config has none; the others take their own default."""
 
 _EVALUATION_BATCH = 256
 _MOST_MISTAKES = 24
@@ -66,7 +66,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
                 optimizer=classifier.optimizer,
                 objective=classifier.objective,
                 budget=Budget(steps=steps),
-                schedule=SCHEDULES[config.optimizer.schedule],
+                schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=method.dropout,
                 begin=classifier.head_start,
             )
@@ -86,11 +86,13 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
 
 def _resolved(config: ClassifyConfig, network: Network) -> ClassifyConfig:
     """The config with every choice made."""
-    lr = config.optimizer.lr if config.optimizer.lr is not None else LEARNING_RATES[config.method]
+    given, method = config.optimizer, METHODS[config.method]
+    lr = given.lr if given.lr is not None else LEARNING_RATES.get(config.method, method.default_lr)
     names = ("channels", "norm_groups", "pool", "network", "norm", "width")
     taken = {name: value for name, value in network.model.settings.items() if name in names}
     taken |= {"channels": tuple(taken["channels"]), "network": "small"} if "channels" in taken else {}
-    return replace(config, **taken, optimizer=replace(config.optimizer, lr=lr))
+    schedule = given.schedule if method.scheduled else "constant"
+    return replace(config, **taken, optimizer=replace(given, lr=lr, schedule=schedule))
 
 
 class _Classifier:

@@ -153,8 +153,8 @@ class TranslationConfig(TextTrainingConfig):
         super().__post_init__()
         if not 1 <= self.shortest <= self.longest or min(self.symbols, self.evaluated, self.tested) < 1:
             raise ValueError(
-                "`shortest` and `longest` must be numbers of at least 1 in this order, and `symbols`, `evaluated` and `tested` at "
-                f"least 1; got {self.shortest}, {self.longest}, {self.symbols}, {self.evaluated} and {self.tested}."
+                "`shortest` and `longest` must be numbers of at least 1 in this order, and `symbols`, `evaluated` and "
+                f"`tested` at least 1; got {self.shortest}, {self.longest}, {self.symbols}, {self.evaluated} and {self.tested}."
             )
 
     def experiment(self, workspace: "Workspace") -> "Experiment":

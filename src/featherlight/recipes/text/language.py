@@ -19,11 +19,10 @@ from featherlight.objective import BatchObjective, ClipGradient, Objective, fini
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.text.config import LanguageConfig
 from featherlight.recipes.text.networks import (
-    LEARNING_RATE,
     about_language,
     build_optimizer,
-    check_method,
     language_network,
+    settled,
     write_model,
 )
 from featherlight.recipes.text.vocabulary import Corpus, load_corpus
@@ -40,23 +39,21 @@ def build_experiment(config: LanguageConfig, workspace: Workspace) -> Experiment
     Raises:
         ValueError: bad data or choices.
     """
-    check_method(config.method)
     workspace.display.say(f"reading {config.data}")
     corpus = load_corpus(
         config.data, tokens=config.tokens, valid_fraction=config.valid_fraction, context=config.context
     )
     corpus.vocabulary.encode(config.prompt)
-    lr = LEARNING_RATE if config.optimizer.lr is None else config.optimizer.lr
-    resolved = replace(config, optimizer=replace(config.optimizer, lr=lr))
+    resolved = replace(config, optimizer=settled(config))
     writer = _Writer(resolved, corpus)
     return Experiment(
         model=writer.model,
         stages=[
             Stage(
-                optimizer=lambda journal, meter: build_optimizer(resolved, writer.model, lr, meter),
+                optimizer=lambda journal, meter: build_optimizer(resolved, writer.model, meter),
                 objective=writer.objective,
                 budget=Budget(steps=config.steps),
-                schedule=SCHEDULES[config.optimizer.schedule],
+                schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=METHODS[config.method].dropout,
             )
         ],

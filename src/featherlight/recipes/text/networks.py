@@ -1,7 +1,7 @@
 """The networks of text by the names that configs use, and models of text as directories."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from featherlight.nn.models import (
 from featherlight.objective import seeded_random
 from featherlight.recipes.config import from_mapping, to_mapping
 from featherlight.recipes.methods import METHODS, Setup
+from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.text.config import TextNetworkConfig, TextTrainingConfig
 from featherlight.recipes.text.vocabulary import Vocabulary
 
-LEARNING_RATE = 1e-3
-"""Where the config has none."""
+LEARNING_RATES = {"adamw": 1e-3, "muon": 1e-3, "schedule_free": 1e-3}
+"""Of each method where the config has none, and the method has another for pretrained models."""
 
 NORMS: dict[str, Norm] = {"batch": BatchNorm(), "layer": LayerNorm(), "group": GroupNorm(), "none": NoNorm()}
 """Normalizations by the names that configs use."""
@@ -97,12 +98,13 @@ def translation_network(config: TextNetworkConfig, num_tokens: int, max_length: 
         )
 
 
-def build_optimizer(config: TextTrainingConfig, model: nn.Module, lr: float, meter: Meter) -> Optimizer:
-    """The optimizer of the config's method."""
+def build_optimizer(config: TextTrainingConfig, model: nn.Module, meter: Meter) -> Optimizer:
+    """The optimizer of the method of a config with every choice made."""
+    assert config.optimizer.lr is not None, "the config is settled"
     setup = Setup(
         model=model,
         head=None,
-        lr=lr,
+        lr=config.optimizer.lr,
         settings=config.optimizer,
         batch=config.batch,
         seed=config.seed,
@@ -112,11 +114,14 @@ def build_optimizer(config: TextTrainingConfig, model: nn.Module, lr: float, met
     return METHODS[config.method].build(setup)
 
 
-def check_method(name: str) -> None:
-    """Raises ValueError unless it is a method that needs no journal."""
+def settled(config: TextTrainingConfig) -> OptimizerConfig:
+    """How the weights are moved, with every choice made; raises ValueError unless the method needs no journal."""
     known = [key for key, method in METHODS.items() if not method.replayable]
-    if name not in known:
-        raise ValueError(f"`method` must be one of {', '.join(known)} for models of text; got {name!r}.")
+    if config.method not in known:
+        raise ValueError(f"`method` must be one of {', '.join(known)} for models of text; got {config.method!r}.")
+    given, method = config.optimizer, METHODS[config.method]
+    lr = LEARNING_RATES.get(config.method, method.default_lr) if given.lr is None else given.lr
+    return replace(given, lr=lr, schedule=given.schedule if method.scheduled else "constant")
 
 
 def write_model(path: Path, model: nn.Module, about: dict[str, Any]) -> None:

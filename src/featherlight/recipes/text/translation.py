@@ -20,9 +20,8 @@ from featherlight.recipes.config import to_mapping
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.text.config import TranslationConfig
 from featherlight.recipes.text.networks import (
-    LEARNING_RATE,
     build_optimizer,
-    check_method,
+    settled,
     translation_network,
     write_model,
 )
@@ -93,18 +92,16 @@ def build_experiment(config: TranslationConfig, workspace: Workspace) -> Experim
     Raises:
         ValueError: bad choices.
     """
-    check_method(config.method)
-    lr = LEARNING_RATE if config.optimizer.lr is None else config.optimizer.lr
-    resolved = replace(config, optimizer=replace(config.optimizer, lr=lr))
+    resolved = replace(config, optimizer=settled(config))
     translator = _Translator(resolved)
     return Experiment(
         model=translator.model,
         stages=[
             Stage(
-                optimizer=lambda journal, meter: build_optimizer(resolved, translator.model, lr, meter),
+                optimizer=lambda journal, meter: build_optimizer(resolved, translator.model, meter),
                 objective=translator.objective,
                 budget=Budget(steps=config.steps),
-                schedule=SCHEDULES[config.optimizer.schedule],
+                schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=METHODS[config.method].dropout,
             )
         ],

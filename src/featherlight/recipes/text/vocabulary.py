@@ -33,8 +33,8 @@ class Vocabulary:
         numbers = {character: number for number, character in enumerate(self.characters)}
         if strange := sorted(set(text) - numbers.keys()):
             raise ValueError(
-                f"the text has {len(strange)} characters that the model has no token for, such as {strange[0]!r}; it was made for a "
-                f"text with {len(self.characters)} different ones. Leave them out, or train with `tokens` set to bytes."
+                f"the text has {len(strange)} characters that the model has no token for, such as {strange[0]!r}; it was made for "
+                f"a text with {len(self.characters)} different ones. Leave them out, or train with `tokens` set to bytes."
             )
         return torch.tensor([numbers[character] for character in text], dtype=torch.int64)
 
@@ -84,8 +84,8 @@ def load_corpus(data: str, *, tokens: str, valid_fraction: float, context: int) 
     )
     if (least := min(len(corpus.train), len(corpus.valid))) <= context:
         raise ValueError(
-            f"the text {data} is too short: a part of it has {least} tokens, and a sequence takes {context + 1}. Lower `context`, "
-            "or take a longer text."
+            f"the text {data} is too short: a part of it has {least} tokens, and a sequence takes {context + 1}. Lower "
+            "`context`, or take a longer text."
         )
     return corpus
 

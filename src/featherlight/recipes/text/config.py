@@ -24,7 +24,8 @@ class TextNetworkConfig:
         width: features of a token.
         blocks: of the Transformer, of each of its stacks; or recurrent layers.
         heads: of attention.
-        positions: how a Transformer knows where a token stands.
+        positions: how a Transformer knows where a token stands. A decoder that has "rotary" alone does not know where in the
+            source it reads.
         norm: of the blocks, or after each recurrent layer; None is "layer" for Transformers and "none" for recurrent layers.
         dropout: share of features that is dropped.
         tied: whether the last layer is the table of the tokens.

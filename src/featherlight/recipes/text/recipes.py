@@ -11,7 +11,7 @@ _ADAMW = OptimizerConfig(lr=1e-3, weight_decay=0.1, schedule="cosine", clip=1.0)
 _GPT = LanguageConfig(network=TextNetworkConfig(dropout=0.1), optimizer=_ADAMW)
 _RECURRENT = replace(_ADAMW, lr=3e-3, weight_decay=0.01)
 _REVERSE = TranslationConfig(
-    network=TextNetworkConfig(width=64, blocks=2, heads=4),
+    network=TextNetworkConfig(width=64, blocks=2, heads=4, positions="sinusoidal"),
     batch=64,
     optimizer=replace(_ADAMW, lr=2e-3, weight_decay=0.01),
 )

@@ -33,8 +33,8 @@ class Vocabulary:
         numbers = {character: number for number, character in enumerate(self.characters)}
         if strange := sorted(set(text) - numbers.keys()):
             raise ValueError(
-                f"the text has {len(strange)} characters that the model has no token for, such as {strange[0]!r}; it was made for "
-                f"a text with {len(self.characters)} different ones. Leave them out, or train with `tokens` set to bytes."
+                f"the text has {len(strange)} characters that the model has no token for, such as {strange[0]!r}; it was made "
+                f"for a text with {len(self.characters)} different ones. Leave them out, or train with `tokens` set to bytes."
             )
         return torch.tensor([numbers[character] for character in text], dtype=torch.int64)
 

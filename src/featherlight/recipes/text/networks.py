@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from featherlight.meter import Meter
@@ -127,7 +127,7 @@ def settled(config: TextTrainingConfig) -> OptimizerConfig:
 def write_model(path: Path, model: nn.Module, about: dict[str, Any]) -> None:
     """Weights as safetensors, tied ones once, and what it takes to build the network as JSON."""
     path.mkdir(parents=True)
-    save_model(model, str(path / "model.safetensors"))
+    save_file({name: tensor.contiguous().cpu() for name, tensor in _once(model).items()}, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -161,13 +161,24 @@ def read_language_model(path: Path) -> LanguageModel:
         vocabulary = Vocabulary(characters=values["vocabulary"])
         config = from_mapping(TextNetworkConfig, values["network"], source=str(about))
         model = language_network(config, len(vocabulary), values["context"], seed=0)
-        load_model(model, file)
+        tensors = load_file(file)
+        if strange := _once(model).keys() ^ tensors.keys():
+            raise ValueError(
+                f"the weights {', '.join(sorted(strange)[:3])} are there and not wanted, or the other way round"
+            )
+        model.load_state_dict(tensors, strict=False)
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the model in {folder} cannot be read as a model of a language ({error}). Take the model directory of a run of "
             "text/..., or write it again."
         ) from error
     return LanguageModel(model=model.eval(), vocabulary=vocabulary)
+
+
+def _once(model: nn.Module) -> dict[str, Tensor]:
+    """Weights by name, tied ones under the first of their names."""
+    kept = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in kept}
 
 
 def _block_shape(config: TextNetworkConfig) -> BlockShape:

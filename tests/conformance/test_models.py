@@ -246,7 +246,8 @@ def test_tokens_one_at_a_time_are_told_what_all_at_once_are(positions, norm_firs
     real = torch.ones(3, 10, dtype=torch.bool)
     real[1, 4:] = False
     with torch.no_grad():
-        for model in (gpt, recurrent_model):
+        models: tuple[Any, ...] = (gpt, recurrent_model)
+        for model in models:
             state, parts = model.start(3), []
             for part in TOKENS.split([1, 4, 2, 3], 1):
                 logits, state = model.advance(part, state)
@@ -259,13 +260,10 @@ def test_tokens_one_at_a_time_are_told_what_all_at_once_are(positions, norm_firs
         changed = TOKENS.clone()
         changed[1, 4:] = 0
         torch.testing.assert_close(both(changed, TOKENS, real_BS=real), whole)
+        full = gpt.advance(TOKENS, gpt.start(3))[1]
         with pytest.raises(ValueError, match="at most 10 tokens"):
-            gpt.advance(TOKENS[:, :1], gpt_state := _full(gpt))
-        assert gpt_state[0].length == 10
-
-
-def _full(gpt: Gpt) -> Any:
-    return gpt.advance(TOKENS, gpt.start(3))[1]
+            gpt.advance(TOKENS[:, :1], full)
+        assert full[0].length == 10
 
 
 @pytest.mark.parametrize("name", ["Gpt", "RecurrentLanguageModel", "EncoderDecoder", "CodePrior"])
@@ -290,7 +288,7 @@ def test_rotary_scores_go_by_distance():
 
 
 def test_tokens_are_drawn_past_the_context_and_the_likeliest_are_what_greedy_takes():
-    gpt = ready(TABLE["Gpt"], LayerNorm()).eval()
+    gpt: Any = ready(TABLE["Gpt"], LayerNorm()).eval()
     one, other = (
         generate(gpt, TOKENS[:, :4], 23, generator=torch.Generator().manual_seed(5), top=top) for top in (3, 3)
     )
@@ -298,7 +296,7 @@ def test_tokens_are_drawn_past_the_context_and_the_likeliest_are_what_greedy_tak
     assert torch.equal(one, other)
     likeliest = generate(gpt, TOKENS[:, :4], 1, generator=torch.Generator(), temperature=0)
     assert torch.equal(likeliest[:, 0], gpt(TOKENS[:, :4])[:, -1].argmax(-1))
-    both = ready(TABLE["EncoderDecoder"], LayerNorm()).eval()
+    both: Any = ready(TABLE["EncoderDecoder"], LayerNorm()).eval()
     written = both.greedy(TOKENS, begin=0, end=1, max_length=5)
     told = torch.cat([torch.zeros(3, 1, dtype=torch.int64), written[:, :-1]], 1)
     plain = both(TOKENS, told).argmax(-1)

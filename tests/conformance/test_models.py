@@ -16,6 +16,8 @@ from featherlight.nn.models import (
     BlockShape,
     CaffeLeNet,
     CodePrior,
+    ConvDecoder,
+    ConvEncoder,
     DenoisingAutoencoder,
     DenseAutoencoder,
     EncoderDecoder,
@@ -159,6 +161,14 @@ TABLE: dict[str, Row] = {
         inputs=(SEQUENCE,),
         output=(3, 6, 2),
         no_instance=True,
+    ),
+    "convolutional autoencoder": Row(
+        make=lambda norm, p: nn.Sequential(
+            ConvEncoder(in_channels=1, dim=4, width=8, block_width=4, norm=norm, dropout=p),
+            ConvDecoder(out_channels=1, dim=4, width=8, block_width=4, norm=norm, dropout=p),
+        ),
+        inputs=GREY,
+        output=(3, 1, 28, 28),
     ),
     "DenoisingAutoencoder": Row(
         make=lambda norm, p: DenoisingAutoencoder(

@@ -90,6 +90,7 @@ class RecurrentLayers(nn.Module):
     Attributes:
         layers: torch's own.
         norms: after each.
+        dropout: after each norm.
     """
 
     def __init__(self, before: int, shape: RecurrentShape, *, causal: bool) -> None:
@@ -161,6 +162,7 @@ class RecurrentLanguageModel(nn.Module):
     Attributes:
         context: None, as the state has no end.
         tokens: what each token is told as.
+        dropout: of it.
         layers: the recurrent ones.
         head: D to V.
 

@@ -10,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from featherlight.nn.models.lenet_codes import DIGIT_CODES
-from featherlight.nn.models.lenet_layers import CodeDistances, PartialConv, ScaledTanh, TrainableAveraging
+from featherlight.nn.models.lenet_layers import (
+    CodeDistances,
+    PartialConv,
+    ScaledTanh,
+    TrainableAveraging,
+    start_as_1998,
+)
 from featherlight.nn.models.norms import NoNorm, Norm
 
 _CONNECTIONS = (
@@ -123,6 +129,7 @@ class LeNet5(nn.Module):
             nn.Linear(120, 84),
             ScaledTanh(),
         )
+        start_as_1998(self.features)
         self.head = CodeDistances(_codes(num_classes) if codes is None else codes)
         if len(self.head.codes) != num_classes or self.head.codes.shape[1] != 84:
             raise ValueError(

@@ -55,8 +55,9 @@ class PartialConv(nn.Module):
         bias: of each output channel.
         outputs: the output channel of each connection.
         inputs: the input channel of each.
+        seen: how many input channels each output channel sees.
 
-    Source: LeCun et al. 1998, Table I. Weights start uniform in +-1/sqrt(inputs of a unit), as torch's convolutions do.
+    Source: LeCun et al. 1998, Table I. `start_as_1998` draws the weights.
     """
 
     outputs: Tensor
@@ -68,9 +69,17 @@ class PartialConv(nn.Module):
         self.register_buffer("outputs", pairs[:, 0].contiguous(), persistent=False)
         self.register_buffer("inputs", pairs[:, 1].contiguous(), persistent=False)
         self._shape = (len(connections), int(pairs[:, 1].max()) + 1, size, size)
-        bounds = torch.tensor([1 / math.sqrt(len(seen) * size * size) for seen in connections])
-        self.weight = nn.Parameter((2 * torch.rand(len(pairs), size, size) - 1) * bounds[self.outputs][:, None, None])
-        self.bias = nn.Parameter((2 * torch.rand(len(connections)) - 1) * bounds)
+        self.seen = tuple(map(len, connections))
+        self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
+        self.bias = nn.Parameter(torch.zeros(len(connections)))
+        self.start()
+
+    def start(self) -> None:
+        """Normal weights, so that a unit varies as much as one of the values that it sees."""
+        places = self.weight[0].numel()
+        scales = torch.tensor([1 / math.sqrt(count * places) for count in self.seen])
+        with torch.no_grad():
+            self.weight.normal_().mul_(scales[self.outputs.cpu()][:, None, None].to(self.weight))
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Without padding."""
@@ -99,3 +108,18 @@ class CodeDistances(nn.Module):
     def forward(self, x_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """The logits; none is above 0."""
         return -(x_BD[:, None] - self.codes).square().sum(-1)
+
+
+def start_as_1998(network: nn.Module) -> None:
+    """Normal weights with the variance 1 / inputs of a unit, and biases of 0.
+
+    Source: LeCun, Bottou, Orr and Mueller 1998, "Efficient BackProp", section 4.6. The paper on LeNet-5 (appendix A) draws them
+    uniform within 2.4 / inputs of a unit, which is less for all but the first layer, and slower.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, PartialConv):
+            module.start()

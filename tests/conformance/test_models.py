@@ -92,7 +92,13 @@ def recurrent(norm: Norm, dropout: float, cell: Any = LstmCell()) -> RecurrentSh
 
 SEQUENCE = torch.rand(3, 6, 5)
 TABLE: dict[str, Row] = {
-    "LeNet300": Row(make=lambda norm, p: LeNet300(norm=norm, dropout=p), inputs=GREY, output=(3, 10), no_instance=True),
+    "LeNet300": Row(
+        make=lambda norm, p: LeNet300(norm=norm, dropout=p),
+        inputs=GREY,
+        output=(3, 10),
+        bad=(COLOUR, "784 pixels in all"),
+        no_instance=True,
+    ),
     "LeNet5": Row(
         make=lambda norm, p: LeNet5(norm=norm, dropout=p), inputs=GREY, output=(3, 10), bad=(COLOUR, "28x28 pixels")
     ),
@@ -176,6 +182,7 @@ TABLE: dict[str, Row] = {
         ),
         inputs=GREY,
         output=(3, 1, 28, 28),
+        bad=(COLOUR, "examples of the sizes"),
         no_instance=True,
     ),
 }

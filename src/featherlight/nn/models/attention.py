@@ -85,7 +85,10 @@ class KeyValueCache:
         self.length = 0
 
     def append(self, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds tokens and returns all keys and values there are; raises ValueError where there is no room."""
+        """Adds tokens and returns all keys and values there are; raises ValueError where there is no room.
+
+        They are written in place, and so take no gradients.
+        """
         end = self.length + key_BHTE.shape[2]
         if end > self.max_length:
             raise ValueError(

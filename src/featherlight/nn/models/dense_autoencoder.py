@@ -57,9 +57,14 @@ class DenseAutoencoder(nn.Module):
         last = nn.Sigmoid() if output is None else output
         self.decoder = nn.Sequential(*_layers(ladder[::-1], *made), last, nn.Unflatten(1, tuple(sizes)))
         self.code_size = widths[-1]
+        self._sizes = tuple(sizes)
 
     def forward(self, x: Float[Tensor, "B *S"]) -> Float[Tensor, "B *S"]:
         """The examples as they come back."""
+        if tuple(x.shape[1:]) != self._sizes:
+            raise ValueError(
+                f"the network takes examples of the sizes {self._sizes}; got the shape {tuple(x.shape)}. Build it for theirs."
+            )
         return self.decoder(self.encoder(x))
 
 

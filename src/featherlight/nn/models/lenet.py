@@ -63,6 +63,7 @@ class LeNet300(nn.Module):
                 f"`num_classes`, `num_pixels` and `hidden` must be at least 1; got {num_classes}, {num_pixels} and "
                 f"{list(hidden)}."
             )
+        self._num_pixels = num_pixels
         parts: list[nn.Module] = [nn.Flatten()]
         for before, after in zip([num_pixels, *hidden], hidden, strict=False):
             parts += [nn.Linear(before, after), norm.maps(after, 0), nn.ReLU(), nn.Dropout(dropout)]
@@ -71,6 +72,11 @@ class LeNet300(nn.Module):
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """The logits."""
+        if images_BCHW[:1].numel() != self._num_pixels:
+            raise ValueError(
+                f"the network takes images of {self._num_pixels} pixels in all; got the shape {tuple(images_BCHW.shape)}. Resize "
+                "them, or build the network for their size."
+            )
         return self.head(self.features(images_BCHW))
 
 
@@ -111,6 +117,7 @@ class LeNet5(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self._side = 32 - 2 * margin
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5, padding=margin),
             norm.maps(6),
@@ -139,7 +146,7 @@ class LeNet5(nn.Module):
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """The logits of images of 32x32 pixels with their margin."""
-        _check_size(images_BCHW, 32 - 2 * self.features[0].padding[0])  # pyright: ignore
+        _check_size(images_BCHW, self._side)
         return self.head(self.features(images_BCHW))
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from featherlight.nn.models.norms import BatchNorm, Norm, needs_bias
+from featherlight.nn.models.resnet import Stem
 
 LARGE: tuple[tuple[int, int], ...] = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
@@ -27,6 +28,7 @@ class MobileNet(nn.Module):
     Args:
         num_classes: K.
         in_channels: C.
+        stem: the first convolution; `SMALL_STEM` is for images of 32x32.
         blocks: channels and stride of each block; `SMALL` is for images of 32x32.
         multiplier: of all channels, which are rounded up to multiples of 8.
         residual: whether blocks have the shortcuts of Xception.
@@ -48,6 +50,7 @@ class MobileNet(nn.Module):
         num_classes: int = 1000,
         *,
         in_channels: int = 3,
+        stem: Stem = Stem(stride=2),  # noqa: B008
         blocks: Sequence[tuple[int, int]] = LARGE,
         multiplier: float = 1.0,
         residual: bool = False,
@@ -61,14 +64,7 @@ class MobileNet(nn.Module):
                 f"{list(blocks)} and {multiplier}."
             )
         width = _rounded(32 * multiplier)
-        stride = 2 if blocks is LARGE else 1
-        parts: list[nn.Module] = [
-            nn.Sequential(
-                nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=needs_bias(norm)),
-                norm.maps(width),
-                nn.ReLU(),
-            )
-        ]
+        parts: list[nn.Module] = [stem.layers(in_channels, width, norm, activate=True)]
         kind = XceptionBlock if residual else SeparableBlock
         for channels, stride in blocks:
             after = _rounded(channels * multiplier)

@@ -30,7 +30,7 @@ from featherlight.nn.models import (
     resnet18,
 )
 from featherlight.nn.models.alexnet import WIDTHS
-from featherlight.nn.models.mobile_net import LARGE, SMALL
+from featherlight.nn.models.mobile_net import SMALL
 
 
 class ImageClassifier(nn.Module):
@@ -75,8 +75,18 @@ class ImageClassifier(nn.Module):
         std: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__", "mean", "std")}
-        self.settings: dict[str, Any] = given | {"mean": list(mean), "std": list(std)}
+        self.settings: dict[str, Any] = {
+            "network": network,
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "side": side,
+            "norm": norm,
+            "norm_groups": norm_groups,
+            "width": width,
+            "dropout": dropout,
+            "mean": list(mean),
+            "std": list(std),
+        }
         if network not in ARCHITECTURES or (norm is not None and norm not in NORMS):
             raise ValueError(
                 f"`network` must be one of {', '.join(ARCHITECTURES)} and `norm` one of {', '.join(NORMS)}, or None; got "
@@ -169,8 +179,8 @@ def _resnet18(wanted: Wanted) -> nn.Module:
 
 
 def _mobilenet(wanted: Wanted) -> nn.Module:
-    blocks = SMALL if wanted.side < 64 else LARGE
-    return MobileNet(wanted.num_classes, blocks=blocks, multiplier=wanted.width, **wanted.parts())
+    small: dict[str, Any] = {"stem": SMALL_STEM, "blocks": SMALL} if wanted.side < 64 else {}
+    return MobileNet(wanted.num_classes, multiplier=wanted.width, **small, **wanted.parts())
 
 
 def _vit(wanted: Wanted) -> nn.Module:

@@ -101,7 +101,7 @@ class _Writer:
 
     def _values(self, loss: float) -> dict[str, float]:
         return {
-            "perplexity": math.exp(loss),
+            "perplexity": float(np.exp(np.float64(loss))),
             "bits per character": loss / math.log(2) / self.corpus.characters_per_token,
         }
 

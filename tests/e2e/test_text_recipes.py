@@ -9,7 +9,7 @@ import torch
 
 from featherlight.nn.models import generate
 from featherlight.recipes.text import language, translation
-from featherlight.recipes.text.networks import read_language_model
+from featherlight.recipes.text.networks import read_language_model, read_translator
 from featherlight.report import read_run
 
 TINY = ("network.width=16", "network.heads=2", "network.blocks=1", "steps=8", "evaluations=2", "batch=4", "device=cpu")
@@ -63,3 +63,6 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits_and_leaves_a_report(run,
         )
         assert len(known.vocabulary.decode(written[0])) <= 5
         assert record.summary.metric.last < record.summary.metric.start
+    else:
+        written = read_translator(whole).greedy(torch.tensor([[3, 4, 2]]), begin=1, end=2, max_length=4)
+        assert written.shape[1] <= 4

@@ -75,7 +75,7 @@ def test_a_model_comes_back_from_its_directory(kind, tied, tmp_path):
     assert (again.model.head.weight is again.model.tokens.weight) == tied
     assert isinstance(again.model, Gpt) == (kind == "gpt")
     (tmp_path / "model" / "config.json").write_text('{"architecture": "other"}')
-    with pytest.raises(ValueError, match="cannot be read as a model of a language"):
+    with pytest.raises(ValueError, match="cannot be read as a model of text"):
         read_language_model(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_model_comes_back_from_its_directory(kind, tied, tmp_path):
         ),
         (
             lambda: read_language_model(__import__("pathlib").Path("nowhere")),
-            "there is no model of a language at nowhere",
+            "there is no model of text at nowhere",
         ),
     ],
 )

@@ -1,9 +1,10 @@
 """The networks of text by the names that configs use, and models of text as directories."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +37,8 @@ from featherlight.recipes.methods import METHODS, Setup
 from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.text.config import TextNetworkConfig, TextTrainingConfig
 from featherlight.recipes.text.vocabulary import Vocabulary
+
+_Read = TypeVar("_Read")
 
 LEARNING_RATES = {"adamw": 1e-3, "muon": 1e-3, "schedule_free": 1e-3}
 """Of each method where the config has none, and the method has another for pretrained models."""
@@ -147,32 +150,59 @@ def read_language_model(path: Path) -> LanguageModel:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
+
+    def build(values: Mapping[str, Any], config: TextNetworkConfig) -> LanguageModel:
+        vocabulary = Vocabulary(characters=values["vocabulary"])
+        model = language_network(config, len(vocabulary), values["context"], seed=0)
+        return LanguageModel(model=model.eval(), vocabulary=vocabulary)
+
+    return _read(path, "LanguageModel", build, lambda found: found.model)
+
+
+def read_translator(path: Path) -> EncoderDecoder:
+    """The encoder and decoder of a run directory, or of a model directory, in evaluation mode.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another kind.
+    """
+
+    def build(values: Mapping[str, Any], config: TextNetworkConfig) -> EncoderDecoder:
+        return translation_network(config, values["num_tokens"], values["max_length"], seed=0).eval()
+
+    return _read(path, "EncoderDecoder", build, lambda found: found)
+
+
+def _read(
+    path: Path,
+    architecture: str,
+    build: Callable[[Mapping[str, Any], TextNetworkConfig], _Read],
+    network: Callable[[_Read], nn.Module],
+) -> _Read:
+    """What is built from the settings of a model directory, its network with the weights that are there."""
     folder = path / "model" if (path / "model").is_dir() else path
     file, about = folder / "model.safetensors", folder / "config.json"
     if not (file.is_file() and about.is_file()):
         raise ValueError(
-            f"there is no model of a language at {path}: a finished run of a recipe such as text/shakespeare leaves one in its "
+            f"there is no model of text at {path}: a finished run of a recipe such as text/shakespeare leaves one in its "
             "directory, with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
         )
     try:
         values = json.loads(about.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.get("architecture") != "LanguageModel":
-            raise ValueError(f"{about} does not say that its architecture is LanguageModel")
-        vocabulary = Vocabulary(characters=values["vocabulary"])
-        config = from_mapping(TextNetworkConfig, values["network"], source=str(about))
-        model = language_network(config, len(vocabulary), values["context"], seed=0)
+        if not isinstance(values, dict) or values.get("architecture") != architecture:
+            raise ValueError(f"{about} does not say that its architecture is {architecture}")
+        found = build(values, from_mapping(TextNetworkConfig, values["network"], source=str(about)))
         tensors = load_file(file)
-        if strange := _once(model).keys() ^ tensors.keys():
+        if strange := _once(network(found)).keys() ^ tensors.keys():
             raise ValueError(
                 f"the weights {', '.join(sorted(strange)[:3])} are there and not wanted, or the other way round"
             )
-        model.load_state_dict(tensors, strict=False)
+        network(found).load_state_dict(tensors, strict=False)
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"the model in {folder} cannot be read as a model of a language ({error}). Take the model directory of a run of "
+            f"the model in {folder} cannot be read as a model of text ({error}). Take the model directory of a run of "
             "text/..., or write it again."
         ) from error
-    return LanguageModel(model=model.eval(), vocabulary=vocabulary)
+    return found
 
 
 def _once(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ _REVERSE = TranslationConfig(
 )
 
 
-@recipe(cost="10 minutes on 1 core", data=_DATA)
+@recipe(cost="25 minutes on 1 core", data=_DATA)
 def shakespeare() -> LanguageConfig:
     """A small GPT on the characters of Shakespeare, with rotary positions."""
     return _GPT

@@ -56,7 +56,10 @@ def finetune(
     metric: Annotated[str | None, typer.Option(help="accuracy, f1, mcc or pearson.")] = None,
     objective: Annotated[str | None, typer.Option(help="loss, or metric: accuracy itself, forward only.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; or adamw.")
+        str | None,
+        typer.Option(
+            help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; or adamw, prodigy, muon, schedule_free."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
     minutes: Annotated[

@@ -21,17 +21,22 @@ from featherlight.optim import (
     CentredRanks,
     Cone,
     ConMeZO,
+    DistanceEstimate,
     LazySubspace,
     MeZO,
     MeZOSVRG,
     OneSided,
     OptimizersInTurn,
+    OptimizersTogether,
+    Prodigy,
     RankOneSigns,
     ScalarMoment,
     SpreadNormalized,
     WholeBatchSigns,
     ZerothOrderSGD,
     learned,
+    muon_with_adamw,
+    schedule_free_adamw,
 )
 from featherlight.optim.learned import (
     ConvexUpdate,
@@ -61,6 +66,8 @@ class Row:
         groups: whether parameter groups may have rates of their own.
         copies: whether a deep copy works.
         ours: whether the library wrote it.
+        by_gradient: whether it takes the closures of torch, and none where gradients are filled.
+        averages: whether weights move on at a rate of 0, towards an average.
     """
 
     kind: type[Optimizer]
@@ -68,6 +75,8 @@ class Row:
     groups: bool = True
     copies: bool = True
     ours: bool = False
+    by_gradient: bool = False
+    averages: bool = False
 
 
 def of_torch(kind: Any, **options: Any) -> Row:
@@ -103,11 +112,41 @@ def around_one(kind: Any, inner: Row) -> Row:
     return Row(kind=kind, make=lambda model, params=None, **over: kind([inner.make(model, params, **over)]), ours=True)
 
 
+def of_parameters(kind: Any, make: Callable[..., Optimizer], **options: Any) -> Row:
+    """A first-order optimizer that is made of parameters, as torch's are."""
+
+    def of_model(model: nn.Module, params: Any = None, **over: Any) -> Optimizer:
+        chosen = [p for p in model.parameters() if p.requires_grad] if params is None else params
+        return make(chosen, **(options | over))
+
+    return Row(kind=kind, make=of_model, ours=kind is make, by_gradient=True, averages=kind is not make)
+
+
+def _adamw_and_sgd(model: nn.Module, params: Any = None, **over: Any) -> Optimizer:
+    """AdamW for the first group or half of the parameters, SGD for the rest."""
+    chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
+    first, rest = chosen[:1], chosen[1:]
+    made: list[Optimizer] = [torch.optim.AdamW(first, **({"lr": 0.02} | over))]
+    return OptimizersTogether([*made, *([torch.optim.SGD(rest, **({"lr": 0.02} | over))] if rest else [])])
+
+
+def _muon(model: nn.Module, params: Any = None, **over: Any) -> Optimizer:
+    assert params is None, "it chooses the parameters itself"
+    return muon_with_adamw(model, **({"lr": 0.02} | over))
+
+
 TABLE: dict[str, Row] = {
     "SGD": of_torch(torch.optim.SGD, lr=0.05, momentum=0.9),
     "AdamW": of_torch(torch.optim.AdamW, lr=0.02),
     "LBFGS": of_torch(torch.optim.LBFGS, lr=0.3, max_iter=3),
     "OptimizersInTurn": around_one(OptimizersInTurn, of_torch(torch.optim.AdamW, lr=0.02)),
+    "OptimizersTogether": Row(kind=OptimizersTogether, make=_adamw_and_sgd, ours=True, by_gradient=True),
+    "Muon with AdamW": Row(kind=OptimizersTogether, make=_muon, groups=False, ours=True, by_gradient=True),
+    "AdamWScheduleFree": of_parameters(Optimizer, schedule_free_adamw, lr=0.02),
+    "Prodigy": of_parameters(Prodigy, Prodigy, estimate=DistanceEstimate(start=1e-3)),
+    "Prodigy, sampled": of_parameters(
+        Prodigy, Prodigy, weight_decay=0.01, bias_correction=True, estimate=DistanceEstimate(start=1e-3, stride=3)
+    ),
     "MeZO": of_ours(MeZO, lr=0.01, sigma=1e-2),
     "ZerothOrderSGD": of_ours(ZerothOrderSGD, lr=0.01, sigma=1e-2),
     "ZerothOrderSGD by example": of_ours(ZerothOrderSGD, lr=0.04, sigma=1e-2, directions=RankOneSigns(None)),
@@ -284,8 +323,10 @@ def test_schedules_of_torch_set_the_rate(row: Row, schedule: str) -> None:
         rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
     assert len(set(rates)) == 4
-    optimizer.param_groups[0]["lr"] = 0.0
-    optimizer.param_groups[0]["weight_decay"] = 0.0
+    if row.averages:
+        return
+    for group in optimizer.param_groups:
+        group["lr"] = group["weight_decay"] = 0.0
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     train(model, optimizer, range(4, 5))
     for name, parameter in model.named_parameters():
@@ -361,6 +402,8 @@ ours = {name: row for name, row in TABLE.items() if row.ours}
 @pytest.mark.parametrize("row", ours.values(), ids=ours)
 @pytest.mark.parametrize("closure", [None, lambda: torch.zeros(()), "loss"])
 def test_a_missing_objective_is_a_clear_error(row: Row, closure: Any) -> None:
+    if row.by_gradient and closure != "loss":
+        pytest.skip("it goes by gradients, which need no objective")
     model = make_model()
     before = bits_of(model)
     with pytest.raises(ValueError, match=f"{row.kind.__name__}.step needs an Objective"):

@@ -1,5 +1,14 @@
 """Optimizers. All are torch optimizers and take one step by `loss = optimizer.step(objective)`."""
 
+from featherlight.optim.first_order import (
+    DistanceEstimate,
+    OptimizersTogether,
+    Prodigy,
+    evaluation_weights,
+    muon_with_adamw,
+    reestimate_batch_norm,
+    schedule_free_adamw,
+)
 from featherlight.optim.in_turn import OptimizersInTurn
 from featherlight.optim.zeroth_order import (
     AGZO,
@@ -33,12 +42,15 @@ __all__ = [
     "CentredRanks",
     "ConMeZO",
     "Cone",
+    "DistanceEstimate",
     "Gaussian",
     "LazySubspace",
     "MeZO",
     "MeZOSVRG",
     "OneSided",
     "OptimizersInTurn",
+    "OptimizersTogether",
+    "Prodigy",
     "RankOneSigns",
     "RecordedOptimizer",
     "ScalarMoment",
@@ -46,4 +58,8 @@ __all__ = [
     "StandardDeviation",
     "WholeBatchSigns",
     "ZerothOrderSGD",
+    "evaluation_weights",
+    "muon_with_adamw",
+    "reestimate_batch_norm",
+    "schedule_free_adamw",
 ]

@@ -16,11 +16,14 @@ from featherlight.optim import (
     MeZO,
     MeZOSVRG,
     OneSided,
+    Prodigy,
     RankOneSigns,
     SpreadNormalized,
     StandardDeviation,
     WholeBatchSigns,
     ZerothOrderSGD,
+    muon_with_adamw,
+    schedule_free_adamw,
 )
 from featherlight.optim.zeroth_order import Journal
 from featherlight.optim.zeroth_order.update import MAX_DIRECTIONS
@@ -74,6 +77,7 @@ class Method:
         dropout: whether steps run with dropout; forward-only methods compare evaluations of one function without it.
         replayable: whether a journal stands for the run; the others are saved.
         anchored: whether every `optimizer.anchor_every`-th step is handed a large batch.
+        scheduled: whether the learning rate follows `optimizer.schedule`; else it is constant.
     """
 
     build: Callable[[Setup], Optimizer]
@@ -81,6 +85,7 @@ class Method:
     dropout: bool
     replayable: bool
     anchored: bool = False
+    scheduled: bool = True
 
 
 def _zo(setup: Setup) -> Optimizer:
@@ -175,6 +180,18 @@ def _adamw(setup: Setup) -> Optimizer:
     return AdamW(setup.trained, lr=setup.lr, weight_decay=setup.settings.weight_decay, fused=True)
 
 
+def _prodigy(setup: Setup) -> Optimizer:
+    return Prodigy(setup.trained, lr=setup.lr, weight_decay=setup.settings.weight_decay, bias_correction=True)
+
+
+def _muon(setup: Setup) -> Optimizer:
+    return muon_with_adamw(setup.model, setup.lr, weight_decay=setup.settings.weight_decay, head=setup.head)
+
+
+def _schedule_free(setup: Setup) -> Optimizer:
+    return schedule_free_adamw(setup.trained, lr=setup.lr, weight_decay=setup.settings.weight_decay)
+
+
 METHODS: dict[str, Method] = {
     "zo": Method(build=_zo, default_lr=1e-3, dropout=False, replayable=True),
     "svrg": Method(build=_svrg, default_lr=1e-3, dropout=False, replayable=True, anchored=True),
@@ -184,4 +201,7 @@ METHODS: dict[str, Method] = {
     "agzo": Method(build=_agzo, default_lr=1e-3, dropout=False, replayable=False),
     "mezo": Method(build=_mezo, default_lr=1e-6, dropout=False, replayable=False),
     "adamw": Method(build=_adamw, default_lr=5e-5, dropout=True, replayable=False),
+    "prodigy": Method(build=_prodigy, default_lr=1.0, dropout=True, replayable=False),
+    "muon": Method(build=_muon, default_lr=5e-5, dropout=True, replayable=False),
+    "schedule_free": Method(build=_schedule_free, default_lr=5e-5, dropout=True, replayable=False, scheduled=False),
 }

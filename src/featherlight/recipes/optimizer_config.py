@@ -5,13 +5,16 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+BY_GRADIENT = ("adamw", "prodigy", "muon", "schedule_free")
+"""The methods that go by gradients; the others run forward passes alone."""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
     """How the weights are moved.
 
     Args:
-        lr: learning rate; None takes the method's default.
+        lr: learning rate; None takes the method's default. For `prodigy` a factor on the step size that it finds.
         sigma: scale of the perturbation of forward-only methods; None is 1e-3, or 1e-2 on a metric, which ties below.
         directions: directions a batch; None is one for each example, of the small batches for `svrg`, or 8 for `fzoo`, each of
             which costs it a pass. For forward-only methods but `agzo` and `mezo`, which take one.
@@ -23,8 +26,8 @@ class OptimizerConfig:
         anchor_every: steps from one anchor to the next. For `svrg`.
         anchor_batch: examples an anchor is measured on, more than the data has being all; None is all. For `svrg`.
         weight_decay: decoupled.
-        schedule: "constant", or "linear" or "cosine" to zero over the budget.
-        clip: largest norm of the gradient; None does not clip. For `adamw`.
+        schedule: "constant", or "linear" or "cosine" to zero over the budget; `schedule_free` is always constant.
+        clip: largest norm of the gradient; None does not clip. For methods that go by gradients.
         shaping: "raw" goes by the losses of both points of a pair, "ranks" by their ranks in the batch. For `zo`.
     """
 

@@ -93,6 +93,28 @@ METHODS = {
             "use it."
         ),
     ),
+    "prodigy": Method(
+        name="Prodigy",
+        purpose=(
+            "Backpropagation with a step size that is estimated on the way, from how far the weights have come and what "
+            "the gradients say of it. It spares the search for a learning rate, for four numbers beside every trained "
+            "weight instead of AdamW's two."
+        ),
+    ),
+    "muon": Method(
+        name="Muon",
+        purpose=(
+            "Backpropagation in which the step of every weight matrix is made orthogonal; embeddings, heads, vectors and "
+            "filters go by AdamW."
+        ),
+    ),
+    "schedule_free": Method(
+        name="Schedule-free AdamW",
+        purpose=(
+            "Backpropagation at a constant rate; the model is judged, and kept, at an average of its weights, which does "
+            "what a falling rate does without knowing where the run ends."
+        ),
+    ),
 }
 
 _STOPS = {

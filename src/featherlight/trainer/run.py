@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from featherlight.functional import QuantizedTensor
 from featherlight.meter import AllocationPeak, Meter, allocation_peak
 from featherlight.objective import NonFiniteLossError, Objective
+from featherlight.optim.first_order import adopt_evaluation_weights, evaluation_weights
 from featherlight.trainer.distributed import World, shared
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
@@ -32,6 +33,7 @@ from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimize
 
 _PROFILED_STEPS = 2
 _SAVES_SHARE = 50
+_NORM_BATCHES = 32
 
 Judge = Callable[[float, float], bool]
 """From the share of the run's budget that is used up, in (0, 1), and its metric there to whether it is to go on."""
@@ -77,6 +79,7 @@ class Run:
         clock: how far the present stage is.
         stage: number of the present stage, from 0.
         pruned: whether the judge ended it.
+        optimizer: of the stage whose steps are being done; None between stages.
     """
 
     experiment: Experiment
@@ -96,6 +99,7 @@ class Run:
     clock: Clock = field(init=False)
     stage: int = 0
     pruned: bool = False
+    optimizer: Optimizer | None = None
 
     def __post_init__(self) -> None:
         self.scores = Scores(lower_is_better=self.experiment.lower_is_better)
@@ -170,9 +174,20 @@ class Run:
                 probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
                 memory = measure_memory(self.experiment.model, *probes)
             self.experiment.model.train(stage.training)
-            return self._fit(
-                lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
-            )
+            self.optimizer = optimizer
+            try:
+                memory = self._fit(
+                    lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
+                )
+                adopt_evaluation_weights(optimizer, model=self.experiment.model, passes=self._passes())
+                return memory
+            finally:
+                self.optimizer = None
+
+    def _passes(self) -> Iterator[Callable[[], object]]:
+        """Forward passes over some batches of the stage, for BatchNorm statistics of averaged weights."""
+        stage = self.experiment.stages[self.stage]
+        return (stage.objective(step, Meter()).value for step in range(_NORM_BATCHES))
 
     def _clock(self, stage: Stage) -> Clock:
         return Clock(budget=stage.budget, agree=self.world.agree if self.world.size > 1 else None)
@@ -287,7 +302,7 @@ class Run:
         model = self.experiment.model
         training = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_weights(self.optimizer, model=model, passes=self._passes()):
             found = self.experiment.evaluate()
         model.train(training)
         self.scores.add(found[0])

@@ -1,17 +1,19 @@
 """A small causal Transformer over the codes of a vector quantizer: how likely they are, and new ones.
 
 Legend of shapes: B sequences, T positions, S slots of a position (stages, or codes that are mixed), L = T * S tokens,
-l tokens of one pass, D features, H heads, E features of a head, V codes of a slot.
+D features, H heads, V codes of a slot.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
+
+from featherlight.nn.models.attention import BlockShape, TransformerBlock
 
 
 class CodePrior(nn.Module):
@@ -80,7 +82,9 @@ class CodePrior(nn.Module):
         self.places = nn.Parameter(0.02 * torch.randn(num_positions * len(slots), width))
         nn.init.normal_(self.codes.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(_Block(width, num_heads, dropout) for _ in range(num_blocks))
+        shape = BlockShape(width=width, num_heads=num_heads, dropout=dropout, bias=False)
+        length = num_positions * len(slots)
+        self.blocks = nn.ModuleList(TransformerBlock(shape, max_length=length, causal=True) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in slots)
 
@@ -125,14 +129,14 @@ class CodePrior(nn.Module):
             )
         device, length = self.places.device, len(self.places)
         tokens_BL = torch.zeros(count, length, dtype=torch.int64, device=device)
-        caches = [block.empty_cache(count, length) for block in self.blocks]  # pyright: ignore[reportCallIssue]
+        caches = [cast(TransformerBlock, block).cache(count, length) for block in self.blocks]
         x_BD = self.start.expand(count, -1)
         for number in range(length):
             slot = number % len(self.slots)
-            x_BlD = (x_BD + self.places[number])[:, None]
+            x_B1D = (x_BD + self.places[number])[:, None]
             for block, cache in zip(self.blocks, caches, strict=True):
-                x_BlD = block(x_BlD, cache=cache, start=number)
-            logits_BV = self.heads[slot](self.norm(x_BlD[:, 0])).float() / temperature
+                x_B1D = block(x_B1D, cache=cache)
+            logits_BV = self.heads[slot](self.norm(x_B1D[:, 0])).float() / temperature
             drawn = torch.multinomial(logits_BV.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(device)
             tokens_BL[:, number] = drawn
             x_BD = self.codes(drawn + self.first_of_slot[slot])
@@ -146,33 +150,3 @@ class CodePrior(nn.Module):
             )
         batch, positions, slots = tokens_BTS.shape
         return batch, positions, slots
-
-
-class _Block(nn.Module):
-    """Causal attention and a feed-forward layer, each of what is normalized before it."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.mix = nn.Linear(width, width, bias=False)
-        self.forward_norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def empty_cache(self, batch: int, length: int) -> Tensor:
-        """Room for the keys and values of a whole sequence."""
-        weight = self.mix.weight
-        return weight.new_empty(2, batch, self.num_heads, length, len(weight) // self.num_heads)
-
-    def forward(self, x_BlD: Tensor, *, cache: Tensor | None = None, start: int = 0) -> Tensor:
-        """A whole sequence; or with a cache, the token at `start`, whose key and value are put there."""
-        qkv_BlHE = self.query_key_value(self.attention_norm(x_BlD)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv_BlHE.permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            cache[0, :, :, start], cache[1, :, :, start] = key[:, :, 0], value[:, :, 0]
-            key, value = cache[0, :, :, : start + 1], cache[1, :, :, : start + 1]
-        mixed_BHlE = scaled_dot_product_attention(query, key, value, is_causal=cache is None)
-        x_BlD = x_BlD + self.dropout(self.mix(mixed_BHlE.transpose(1, 2).flatten(2)))
-        return x_BlD + self.dropout(self.feed_forward(self.forward_norm(x_BlD)))

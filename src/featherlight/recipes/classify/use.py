@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 
-from featherlight.nn.models import SmallConvNet
 from featherlight.objective import seeded_random
 from featherlight.recipes.classify.config import config_from_text
-from featherlight.recipes.classify.network import Network, base_digest, read_network, write_network
+from featherlight.recipes.classify.network import Network, base_digest, model_of, read_network, write_network
 from featherlight.trainer import (
     Tracker,
     check_base,
@@ -43,7 +42,7 @@ def replay(
     contents = read_journal_or_share(journal)
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
     with seeded_random(config.seed, torch.device("cpu")):
-        model = SmallConvNet(**contents.header["network"])
+        model = model_of(contents.header["network"])
     if base is not None:
         model.load_state_dict(read_network(base).start(with_head=False), strict=False)
     network = Network(model=model, classes=tuple(contents.header["classes"]), has_fresh_head=False)

@@ -7,7 +7,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from featherlight.recipes.config import from_mapping, split_toml
-from featherlight.recipes.optimizer_config import OptimizerConfig
+from featherlight.recipes.optimizer_config import BY_GRADIENT, OptimizerConfig
 
 if TYPE_CHECKING:
     from featherlight.trainer import Experiment, Workspace
@@ -31,7 +31,8 @@ class FinetuneConfig:
         task: "classification", "regression", "lm", or "auto" by the labels.
         metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
         objective: "loss", or "metric" to raise the metric itself, which needs no gradient of it. For forward-only methods.
-        method: "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo" or "adamw".
+        method: "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo" or "mezo"; or by gradients "adamw", "prodigy",
+            "muon" or "schedule_free".
         trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
         lora: rank of adapters, which are then all that is trained besides a fresh head.
         head_start: whether a classification head is first fitted in closed form; None does so for a fresh one.
@@ -59,7 +60,9 @@ class FinetuneConfig:
     task: Literal["auto", "classification", "regression", "lm"] = "auto"
     metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
     objective: Literal["loss", "metric"] = "loss"
-    method: Literal["zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw"] = "zo"
+    method: Literal[
+        "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw", "prodigy", "muon", "schedule_free"
+    ] = "zo"
     trainable: str = "default"
     lora: int | None = None
     head_start: bool | None = None
@@ -96,14 +99,15 @@ class FinetuneConfig:
             raise ValueError(
                 f"`merge_rank` must be at least 0 directions (0 rounds every step); got {self.merge_rank}."
             )
-        if self.base != "float" and self.method in ("mezo", "agzo", "adamw") and self.lora is None:
+        if self.base != "float" and self.method in ("mezo", "agzo", *BY_GRADIENT) and self.lora is None:
             raise ValueError(
                 f"`method` {self.method} trains and saves float weights, and `base` {self.base} holds them as whole numbers. "
                 "Train adapters (`--lora 8`), use `--method zo`, or leave `--base` float."
             )
-        if self.objective == "metric" and self.method == "adamw":
+        if self.objective == "metric" and self.method in BY_GRADIENT:
             raise ValueError(
-                "`objective` metric has no gradient, and `method` adamw is made of gradients. Use zo, or the objective loss."
+                f"`objective` metric has no gradient, and `method` {self.method} is made of gradients. Use zo, or the objective "
+                "loss."
             )
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)

@@ -62,7 +62,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
                 optimizer=finetune.optimizer,
                 objective=finetune.objective,
                 budget=Budget(steps=config.steps, minutes=config.minutes),
-                schedule=SCHEDULES[config.optimizer.schedule],
+                schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=method.dropout,
                 measured=finetune.is_measured,
                 begin=finetune.head_start,
@@ -91,7 +91,8 @@ def _resolved(problem: Problem) -> FinetuneConfig:
     anchor_lr = given.anchor_lr
     if method.anchored and anchor_lr is None:
         anchor_lr = _ANCHOR_RATIO * lr
-    return replace(config, optimizer=replace(given, lr=lr, sigma=sigma, anchor_lr=anchor_lr))
+    schedule = given.schedule if method.scheduled else "constant"
+    return replace(config, optimizer=replace(given, lr=lr, sigma=sigma, anchor_lr=anchor_lr, schedule=schedule))
 
 
 class _Finetune:

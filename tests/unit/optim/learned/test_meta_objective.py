@@ -92,7 +92,9 @@ def test_a_task_that_is_not_finite_is_dropped_and_counted():
     values = objective.values()
     assert values.shape == (T,)
     assert float(values[2]) == pytest.approx(float(objective.value()))
-    with pytest.raises(NonFiniteLossError, match="none of the 1 tasks that were left has a finite score over a horizon"):
+    with pytest.raises(
+        NonFiniteLossError, match="none of the 1 tasks that were left has a finite score over a horizon"
+    ):
         MetaObjective(rule(), tasks(broken=2).at(torch.tensor([2])), 5)()
 
 

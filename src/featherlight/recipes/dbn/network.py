@@ -1,0 +1,146 @@
+"""The net of a run: inputs, layers, chains; how it is written and read.
+
+Legend of shapes: B images, C channels, V pixels, L labels.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from featherlight.data import ImageSet
+from featherlight.nn.models import (
+    BinaryUnits,
+    ContrastiveDivergence,
+    DeepBeliefNet,
+    GaussianUnits,
+    NegativePhase,
+    PersistentChains,
+)
+from featherlight.recipes.dbn.config import DbnConfig
+
+_ARCHITECTURE = "DeepBeliefNet"
+_UNITS = {"binary": BinaryUnits(), "gaussian": GaussianUnits()}
+_CHUNK = 4096
+
+
+class ImageNet(nn.Module):
+    """A deep belief net and how images become its visible units.
+
+    Args:
+        net: the net.
+        shift_V: is subtracted from pixels in [0, 1].
+        scale: what they are then divided by.
+        chains: of each machine, where they persist.
+
+    Attributes:
+        net: as given.
+        chains: as given.
+    """
+
+    shift_V: Tensor
+    scale: Tensor
+
+    def __init__(self, net: DeepBeliefNet, shift_V: Tensor, scale: Tensor, chains: nn.ModuleList) -> None:
+        super().__init__()
+        self.net = net
+        self.chains = chains
+        self.register_buffer("shift_V", shift_V)
+        self.register_buffer("scale", scale)
+
+    def pixels(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B V"]:
+        """Visible units of images in [0, 1]."""
+        return (images.flatten(1) - self.shift_V) / self.scale
+
+    def images(self, v_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """The reverse, cut to [0, 1]."""
+        return (v_BV * self.scale + self.shift_V).clamp(0, 1)
+
+    def forward(self, v_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B L"]:
+        """Logits of the classifier."""
+        return self.net(v_BV)
+
+    def negative_phase(self, number: int, steps: int) -> NegativePhase:
+        """That of a machine."""
+        return self.chains[number] if len(self.chains) else ContrastiveDivergence(steps=steps)
+
+
+def build_network(config: DbnConfig, train: ImageSet) -> ImageNet:
+    """The net before its first step, on the CPU."""
+    generator = torch.Generator().manual_seed(config.seed)
+    num_pixels = math.prod(train.images.shape[1:])
+    backprop = config.backprop
+    net = DeepBeliefNet(
+        (num_pixels, *config.hidden),
+        len(train.classes),
+        generator=generator,
+        visible=_UNITS[config.visible],
+        dropout=(0.0, 0.0) if backprop is None else (backprop.dropout_inputs, backprop.dropout_hidden),
+    )
+    shift_V, scale = torch.zeros(num_pixels), torch.ones(())
+    if config.visible == "gaussian":
+        shift_V, scale = _statistics(train)
+    chains = nn.ModuleList()
+    if config.pretraining.chains == "persistent":
+        count = min(config.batch, len(train))
+        chains.extend(
+            PersistentChains(count, machine.weight.shape[1], generator=generator, steps=config.pretraining.steps)
+            for machine in map(net.machine, range(len(net.machines)))
+        )
+    return ImageNet(net, shift_V, scale, chains)
+
+
+def write_network(path: Path, model: ImageNet, config: DbnConfig, images: ImageSet) -> None:
+    """Weights as safetensors, and what it takes to build the net as JSON."""
+    path.mkdir(parents=True)
+    kept = {name: t.contiguous().cpu() for name, t in model.state_dict().items() if not name.startswith("chains.")}
+    save_file(kept, path / "model.safetensors")
+    about = {
+        "architecture": _ARCHITECTURE,
+        "shape": list(images.images.shape[1:]),
+        "hidden": list(config.hidden),
+        "visible": config.visible,
+        "classes": list(images.classes),
+    }
+    (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def read_network(path: Path) -> tuple[ImageNet, Mapping[str, Any]]:
+    """The net of a run directory or of its model, in evaluation mode, and its config.json.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another kind.
+    """
+    folder = path / "model" if (path / "model").is_dir() else path
+    try:
+        about = json.loads((folder / "config.json").read_text())
+        if about["architecture"] != _ARCHITECTURE:
+            raise ValueError(f"its architecture is {about['architecture']}")
+        pixels = math.prod(about["shape"])
+        generator = torch.Generator().manual_seed(0)
+        sizes = (pixels, *about["hidden"])
+        net = DeepBeliefNet(sizes, len(about["classes"]), generator=generator, visible=_UNITS[about["visible"]])
+        model = ImageNet(net, torch.zeros(pixels), torch.ones(()), nn.ModuleList())
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"the model in {folder} cannot be read as a deep belief net ({error}). Take the directory of a finished run of "
+            "dbn/..."
+        ) from error
+    return model.eval(), about
+
+
+def _statistics(train: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean of each pixel, and the root of the mean variance of all."""
+    parts = [train.floats(slice(start, start + _CHUNK)).flatten(1).double() for start in range(0, len(train), _CHUNK)]
+    mean_V = sum(part.sum(0) for part in parts) / len(train)
+    assert isinstance(mean_V, Tensor)
+    variance = sum(float((part - mean_V).square().sum()) for part in parts) / (len(train) * len(mean_V))
+    return mean_V.float(), torch.tensor(max(variance, 1e-8) ** 0.5)

@@ -1,0 +1,66 @@
+"""A deep belief net from end to end, by the command line: all stages, report, resuming."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from featherlight.recipes.dbn import experiment as module
+from featherlight.recipes.dbn.network import read_network
+from featherlight.report import read_run
+
+TINY = (
+    *("hidden=[8,6,12]", "pretraining.epochs=1", "up_down.epochs=1", "backprop.epochs=1", "batch=400", "samples=2"),
+    *("sample_steps=3", "evaluations=2", "device=cpu"),
+)
+
+
+@pytest.mark.parametrize("changes", [("pretraining.chains=persistent",), ("visible=gaussian", "up_down=none")])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, changes):
+    pytest.importorskip("sklearn")
+    command = ("run", "dbn/digits", *[part for change in (*TINY, *changes) for part in ("--set", change)])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = run(*command, "--out", whole)
+    assert done.code == 0, done.err
+    for at in (6, 13):
+        with monkeypatch.context() as patch:
+            count = 0
+            real = module.Belief._of_batch
+
+            def interrupting(self, *arguments, at=at, real=real):
+                nonlocal count
+                count += 1
+                if count == at:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return real(self, *arguments)
+
+            patch.setattr(module.Belief, "_of_batch", interrupting)
+            run(*command, "--out", parts)
+    assert run(*command, "--out", parts).code == 0
+    one, other = (load_file(path / "model" / "model.safetensors") for path in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    titles = {part["title"] for part in json.loads((whole / "sections.json").read_text())["sections"]}
+    assert titles == {"Errors", "What it draws of each label", "Features"}
+    summary = read_run(whole).summary
+    assert summary is not None
+    assert summary.metric is not None
+    assert summary.metric.name == "error"
+    model, about = read_network(whole)
+    assert about["hidden"] == [8, 6, 12]
+    assert model.net.sample(torch.tensor([3]), torch.Generator().manual_seed(0), steps=2).shape == (1, 64)
+
+
+def test_bad_settings_get_a_sentence(run, tmp_path):
+    for change, match in (
+        ("hidden=[8]", "two or more"),
+        ("up_down.lr=0", "finite positive"),
+        ("backprop.dropout_hidden=1", "must lie in [0, 1)"),
+        ("pretraining.steps=0", "at least 1"),
+    ):
+        assert match in run("run", "dbn/digits", "--set", change, "--out", tmp_path / "run").err
+    with pytest.raises(ValueError, match="cannot be read as a deep belief net"):
+        read_network(tmp_path)

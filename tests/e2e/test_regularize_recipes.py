@@ -4,9 +4,14 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from featherlight.recipes.regularize import experiment as module
+from featherlight.recipes.regularize.config import StylizeConfig
+from featherlight.recipes.regularize.stylize import drawing, with_contrast
 
 TINY = ("data=digits", "images=64", "epochs=1", "batch=32", "evaluations=2", "device=cpu")
 STUDIES = {
@@ -54,6 +59,24 @@ def test_a_study_compares_all_its_variants_and_resumes(run, tmp_path, monkeypatc
     assert sections(tmp_path / "parts")["Errors"] == found["Errors"]
 
 
+def test_drawings_need_the_contrast_of_each_photograph(run, tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "photographs").mkdir()
+    for number in range(5):
+        small = draw.integers(0, 255, (5, 6 + number, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((40, 32)).save(tmp_path / "photographs" / f"{number}.png")
+    changes = (f"data={tmp_path / 'photographs'}", "side=16", "width=4", "steps=3", "valid_fraction=0.4", "device=cpu")
+    done = run("run", "regularize/stylize", *[p for c in changes for p in ("--set", c)], "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    found = sections(tmp_path / "run")
+    assert [row[0] for row in found["Errors"][0]["rows"]] == [f"{n} norm" for n in StylizeConfig().norms]
+    assert found["Drawings"][0]["num"] == 7 * 2
+    photographs = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    faint = with_contrast(photographs, 0.2, torch.Generator().manual_seed(0))
+    assert (faint.std((1, 2, 3)) < photographs.std((1, 2, 3))).all()
+    torch.testing.assert_close(drawing(faint), drawing(photographs), rtol=0, atol=0.05)
+
+
 def sections(path):
     return {one["title"]: one["blocks"] for one in json.loads((path / "sections.json").read_text())["sections"]}
 
@@ -64,5 +87,7 @@ def test_bad_settings_get_a_sentence(run, tmp_path):
         ("norms", "batches=[1]", "2 images or more"),
         ("decay", "rates=[0]", "`rates` must be finite positive"),
         ("prodigy", "images=0", "`images` must be at least 1"),
+        ("stylize", "lowest_contrast=1", "`lowest_contrast` must lie"),
+        ("stylize", "width=6", "a `width` that 4 divides"),
     ):
         assert match in run("run", f"regularize/{study}", "--set", change, "--out", tmp_path / "run").err

@@ -82,7 +82,7 @@ class NormsConfig(StudyConfig):
     """Normalizations in a small residual network at several sizes of the batch; all see the same images equally often.
 
     Args:
-        norms: one row each; "group" has groups of four channels.
+        norms: one row each; "group" has four groups of channels.
         batches: one column each. The learning rate goes with the root of the batch; `lr` is that at 128.
     """
 
@@ -154,6 +154,60 @@ class ProdigyConfig(StudyConfig):
         from featherlight.recipes.regularize.variants import prodigy_study
 
         return build_experiment(self, lambda images: prodigy_study(self, images), workspace)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StylizeConfig:
+    """Normalizations in a small network that makes drawings of photographs, each of a contrast of its own.
+
+    Args:
+        data: "bsds", or the path of a folder of photographs.
+        valid_fraction: share of the photographs of a folder that is held out.
+        side: of the squares that are cut, in pixels.
+        lowest_contrast: photographs are drawn towards their mean by a factor between this and 1.
+        norms: one network each.
+        width: channels of its layers.
+        steps: for each network.
+        batch: photographs a step.
+        lr: learning rate.
+        evaluations: how often held-out photographs are looked at, for each network.
+        seed: of weights, crops and contrasts; the same for all networks.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+
+    data: str = "bsds"
+    valid_fraction: float = 0.1
+    side: int = 48
+    lowest_contrast: float = 0.1
+    norms: tuple[NormName, ...] = ("none", "batch", "instance", "layer", "group")
+    width: int = 16
+    steps: int = 400
+    batch: int = 8
+    lr: float = 3e-3
+    evaluations: int = 4
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "steps", "batch", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.side < 8:
+            raise ValueError(f"`side` must be at least 8 pixels, more than a neighbourhood; got {self.side}.")
+        if not 0 < self.lowest_contrast < 1:
+            raise ValueError(f"`lowest_contrast` must lie between 0 and 1; got {self.lowest_contrast}.")
+        if not self.norms or ("group" in self.norms and self.width % 4):
+            raise ValueError(
+                f"`norms` must not be empty, and four groups need a `width` that 4 divides; got {list(self.norms)} "
+                f"and {self.width}."
+            )
+        _check_positive("lr", (self.lr,))
+
+    def experiment(self, workspace: "Workspace") -> "Experiment":
+        """Reads the photographs and builds the networks."""
+        from featherlight.recipes.regularize.stylize import build_experiment
+
+        return build_experiment(self, workspace)
 
 
 def _check_positive(name: str, values: tuple[float, ...]) -> None:

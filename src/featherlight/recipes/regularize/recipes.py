@@ -1,7 +1,7 @@
 """Recipes of studies of what regularizes."""
 
 from featherlight.recipes.catalogue import recipe
-from featherlight.recipes.regularize.config import DecayConfig, DropoutConfig, NormsConfig, ProdigyConfig
+from featherlight.recipes.regularize.config import DecayConfig, DropoutConfig, NormsConfig, ProdigyConfig, StylizeConfig
 
 _MNIST = {"data": "mnist", "valid_fraction": 0.03, "evaluations": 5}
 _MNIST_DATA = "mnist/ in the folder FEATHERLIGHT_DATA"
@@ -29,3 +29,11 @@ def decay() -> DecayConfig:
 def prodigy() -> ProdigyConfig:
     """Prodigy beside a grid of rates of AdamW, on data that stay and on data that change."""
     return ProdigyConfig(**_MNIST, images=5000, epochs=12)
+
+
+@recipe(
+    cost="2 minutes on 1 core", data="bsds500-half/ in the folder FEATHERLIGHT_DATA; data=FOLDER takes any photographs"
+)
+def stylize() -> StylizeConfig:
+    """Normalizations in a small network that makes drawings of photographs, where each one's own contrast matters."""
+    return StylizeConfig()

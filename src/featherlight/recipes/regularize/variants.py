@@ -76,7 +76,9 @@ def norms_study(config: NormsConfig, images: ImageSet) -> Study:
         Variant(
             row=f"{norm} norm" if norm != "none" else "no norm",
             column=f"batch {batch}",
-            model=lambda norm=norm: resnet8(len(images.classes), in_channels=images.images.shape[1], norm=_norm(norm)),
+            model=lambda norm=norm: resnet8(
+                len(images.classes), in_channels=images.images.shape[1], norm=norm_of(norm)
+            ),
             optimizer=lambda params, batch=batch: AdamW(
                 params, lr=_scaled(config.lr, batch), weight_decay=0.0, fused=True
             ),
@@ -151,7 +153,8 @@ def _dense(images: ImageSet, hidden: Sequence[int], dropout: float) -> nn.Module
     return LeNet300(len(images.classes), num_pixels=pixels, hidden=hidden, dropout=dropout)
 
 
-def _norm(name: NormName) -> Norm:
+def norm_of(name: NormName) -> Norm:
+    """The part that a config means."""
     found: dict[NormName, Norm] = {
         "none": NoNorm(),
         "batch": BatchNorm(),

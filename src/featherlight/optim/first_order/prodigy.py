@@ -199,6 +199,9 @@ class Prodigy(torch.optim.Optimizer):
                 )
             if not self.state[parameter]:
                 self._begin(parameter, group)
+            if pending and pending[0]["p"].device != parameter.device:
+                yield _Bucket(group=group, pieces=pending)
+                pending, count = [], 0
             limit = _CACHED_ENTRIES if parameter.device.type == "cpu" else _BUCKET_ENTRIES
             tensors = {"p": parameter.detach(), "grad": parameter.grad, **self.state[parameter]}
             for piece in _pieces(tensors, limit, self.estimate.stride):

@@ -233,9 +233,11 @@ def summary(rows: list[Row], names: list[str]) -> list[dict[str, Any]]:
     """Points behind the best of AdamW, task by task, by the mean over the seeds that all methods have run."""
     found = []
     for name in names:
-        scores = {m: [r["score"] for r in rows if (r["task"], r["method"]) == (name, m)] for m in METHODS}
-        if min(map(len, scores.values())) == 0:
+        own = [row for row in rows if row["task"] == name]
+        whole = [seed for seed in SEEDS if sum(row["seed"] == seed for row in own) == len(METHODS)]
+        if not whole:
             continue
+        scores = {m: [r["score"] for r in own if r["method"] == m and r["seed"] in whole] for m in METHODS}
         means = {method: statistics.mean(values) for method, values in scores.items()}
         best = max((mean, method) for method, mean in means.items() if method.startswith("AdamW"))
         for method in ("Prodigy", "Prodigy, sampled"):

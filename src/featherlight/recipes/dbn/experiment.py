@@ -221,13 +221,14 @@ class Belief:
 
     def facts(self) -> Mapping[str, str]:
         """What was trained on what."""
+        pretraining = self.config.pretraining
         sizes = "-".join(map(str, (*self.model.net.sizes, self.model.net.num_labels)))
         return {
             "data": self.config.data,
             "network": f"{sizes}, {self.config.visible} visible units",
             "training images": f"{len(self.train):,}",
             "validation images": f"{len(self.valid):,}",
-            "chains": f"{self.config.pretraining.chains}, {self.config.pretraining.steps} rounds a step",
+            "each layer": f"{pretraining.epochs} epochs, {pretraining.chains} chains, {pretraining.steps} rounds a step",
         }
 
     def sections(self) -> Sequence[Section]:

@@ -198,6 +198,7 @@ class _Running:
                 if one.column == column and len(kept):
                     lines[one.row] = (kept[:, 0].tolist(), (100 * kept[:, 1]).tolist())
             if lines:
-                labels = {"x_label": "images seen", "y_label": "validation error, %"}
-                charts.append(LineChart(lines=lines, caption=column, **labels))
+                charts.append(
+                    LineChart(x_label="images seen", y_label="validation error, %", lines=lines, caption=column)
+                )
         return Section(title="On the way", blocks=tuple(charts))

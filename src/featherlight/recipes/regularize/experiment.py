@@ -59,17 +59,23 @@ class Variants(nn.Module):
     Attributes:
         networks: one for each variant.
         curve_NE2: images seen and validation error; NaN where nothing was measured yet.
+        seen_N: images that steps were begun on.
     """
 
     curve_NE2: Tensor
+    seen_N: Tensor
 
     def __init__(self, networks: Sequence[nn.Module], evaluations: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.register_buffer("curve_NE2", torch.full((len(networks), evaluations + 2, 2), math.nan))
+        self.register_buffer("seen_N", torch.zeros(len(networks), dtype=torch.int64))
 
-    def note(self, number: int, seen: float, error: float) -> None:
-        """Keeps a measurement of a variant."""
+    def note(self, number: int, error: float) -> None:
+        """Keeps a measurement of a variant; one for each number of images seen."""
+        seen = float(self.seen_N[number])
+        if (self.curve_NE2[number, :, 0] >= seen).any():
+            return
         free = self.curve_NE2[number, :, 0].isnan().nonzero().flatten()
         if len(free):
             self.curve_NE2[number, int(free[0])] = torch.tensor([seen, error], device=self.curve_NE2.device)
@@ -94,7 +100,7 @@ class _Running:
                 networks.append(variant.model())
         self.model = Variants(networks, config.evaluations)
         self._sampler = IndexPermutation(len(self.train), config.seed)
-        self._present, self._seen = 0, 0
+        self._present = 0
 
     def stage(self, number: int) -> Stage:
         """The training of a variant."""
@@ -120,10 +126,10 @@ class _Running:
     def _objective(self, number: int, step: int, meter: Meter) -> Objective:
         variant = self.study.variants[number]
         rows = self._sampler.indices(step * variant.batch, variant.batch)
-        self._seen = (step + 1) * variant.batch
+        self.model.seen_N[number] = (step + 1) * variant.batch
         chosen = torch.tensor(rows, device=self.train.labels.device)
         batch = {
-            "images": self._floats(self.train, chosen, self._has_shifted(variant)),
+            "images": self._floats(self.train, chosen, self._has_shifted(number)),
             "labels": self.train.labels[chosen],
         }
         network = self.model.networks[number]
@@ -134,8 +140,9 @@ class _Running:
         seed = (self.config.seed + step) % (1 << 63)
         return BatchObjective(self.model, batch, finite(losses, step, rows), dropout_seed=seed, meter=meter)
 
-    def _has_shifted(self, variant: Variant) -> bool:
-        return variant.shifts and self._seen > self._steps(variant) * variant.batch / 2
+    def _has_shifted(self, number: int) -> bool:
+        variant = self.study.variants[number]
+        return variant.shifts and int(self.model.seen_N[number]) > self._steps(variant) * variant.batch / 2
 
     def _floats(self, images: ImageSet, rows: Tensor, shifted: bool) -> Tensor:
         """Images of mean 0 and variance 1, their pixels in other places where data have shifted."""
@@ -144,8 +151,8 @@ class _Running:
 
     def evaluate(self) -> Sequence[Evaluation]:
         """The validation error of the variant that is being trained."""
-        error = self._error(self._present, self.valid, self._has_shifted(self.study.variants[self._present]))
-        self.model.note(self._present, self._seen, error)
+        error = self._error(self._present, self.valid, self._has_shifted(self._present))
+        self.model.note(self._present, error)
         return [Evaluation(values={"error": error})]
 
     @torch.no_grad()

@@ -5,9 +5,12 @@ Legend of shapes: B examples, C channels, F features of a position, S sizes (row
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from featherlight.nn.models.norms import NoNorm, Norm
 
 _CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     1: (nn.Conv1d, nn.ConvTranspose1d),
@@ -23,6 +26,8 @@ class ResidualBlock(nn.Module):
         hidden: between the two convolutions.
         num_axes: 1 for signals, 2 for images.
         dilation: distance of the places that the wide convolution looks at.
+        norm: after the wide convolution.
+        dropout: share of what is added that is dropped in training.
 
     Attributes:
         branch: what is added to the input.
@@ -30,14 +35,25 @@ class ResidualBlock(nn.Module):
     Source: van den Oord, Vinyals and Kavukcuoglu 2017, section 4.1.
     """
 
-    def __init__(self, channels: int, hidden: int, *, num_axes: int = 2, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        num_axes: int = 2,
+        dilation: int = 1,
+        norm: Norm = NoNorm(),  # noqa: B008
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         convolution, _ = _CONVOLUTIONS[num_axes]
         self.branch = nn.Sequential(
             nn.ReLU(),
             convolution(channels, hidden, 3, padding=dilation, dilation=dilation),
+            *_normed(norm, hidden, num_axes),
             nn.ReLU(),
             convolution(hidden, channels, 1),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,6 +76,8 @@ class ConvEncoder(nn.Module):
         block_width: channels inside them.
         num_axes: 1 for signals, 2 for images.
         dilations: of the residual blocks in turn, again from the start where there are more blocks.
+        norm: after each strided convolution and in each residual block.
+        dropout: share of what residual blocks add that is dropped in training.
 
     Attributes:
         layers: in the order in which they run.
@@ -82,6 +100,8 @@ class ConvEncoder(nn.Module):
         block_width: int = 32,
         num_axes: int = 2,
         dilations: Sequence[int] = (1,),
+        norm: Norm = NoNorm(),  # noqa: B008
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check(strides, width, num_axes)
@@ -89,9 +109,10 @@ class ConvEncoder(nn.Module):
         widths = _widths(strides, width)
         parts: list[nn.Module] = []
         for before, after, stride in zip([in_channels, *widths], widths, strides, strict=False):
-            parts += [convolution(before, after, 2 * stride, stride=stride, padding=stride // 2), nn.ReLU()]
+            parts.append(convolution(before, after, 2 * stride, stride=stride, padding=stride // 2))
+            parts += [*_normed(norm, after, num_axes), nn.ReLU()]
         parts += [convolution(width if strides else in_channels, width, 3, padding=1)]
-        parts += _blocks(num_blocks, width, block_width, num_axes, dilations)
+        parts += _blocks(num_blocks, width, block_width, num_axes, dilations, norm=norm, dropout=dropout)
         self.layers = nn.Sequential(*parts, nn.ReLU(), convolution(width, dim, 1))
         self.factor = math.prod(strides)
 
@@ -112,6 +133,8 @@ class ConvDecoder(nn.Module):
         block_width: channels inside them.
         num_axes: 1 for signals, 2 for images.
         dilations: of the residual blocks in turn.
+        norm: in each residual block, and after each strided convolution but the last.
+        dropout: share of what residual blocks add that is dropped in training.
 
     Attributes:
         layers: in the order in which they run.
@@ -133,16 +156,18 @@ class ConvDecoder(nn.Module):
         block_width: int = 32,
         num_axes: int = 2,
         dilations: Sequence[int] = (1,),
+        norm: Norm = NoNorm(),  # noqa: B008
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check(strides, width, num_axes)
         convolution, transposed = _CONVOLUTIONS[num_axes]
         widths = _widths(strides, width)[::-1]
         parts: list[nn.Module] = [convolution(dim, width, 3, padding=1)]
-        parts += [*_blocks(num_blocks, width, block_width, num_axes, dilations), nn.ReLU()]
+        parts += [*_blocks(num_blocks, width, block_width, num_axes, dilations, norm=norm, dropout=dropout), nn.ReLU()]
         ends = [*widths[1:], out_channels]
         for number, (before, after, stride) in enumerate(zip(widths, ends, reversed(strides), strict=False)):
-            parts += [nn.ReLU()] if number else []
+            parts += [*_normed(norm, before, num_axes), nn.ReLU()] if number else []
             parts += [transposed(before, after, 2 * stride, stride=stride, padding=stride // 2)]
         if not strides:
             parts += [convolution(width, out_channels, 1)]
@@ -158,11 +183,19 @@ def _widths(strides: Sequence[int], width: int) -> list[int]:
     return [max(1, width // 2)] * (len(strides) - 1) + [width] * min(1, len(strides))
 
 
-def _blocks(count: int, width: int, hidden: int, num_axes: int, dilations: Sequence[int]) -> list[nn.Module]:
+def _blocks(
+    count: int, width: int, hidden: int, num_axes: int, dilations: Sequence[int], *, norm: Norm, dropout: float
+) -> list[nn.Module]:
+    parts: dict[str, Any] = {"num_axes": num_axes, "norm": norm, "dropout": dropout}
     return [
-        ResidualBlock(width, hidden, num_axes=num_axes, dilation=dilations[number % len(dilations)])
-        for number in range(count)
+        ResidualBlock(width, hidden, dilation=dilations[number % len(dilations)], **parts) for number in range(count)
     ]
+
+
+def _normed(norm: Norm, channels: int, num_axes: int) -> list[nn.Module]:
+    """The layer, or none, so that layers keep their numbers where nothing is normalized."""
+    layer = norm.maps(channels, num_axes)
+    return [] if isinstance(layer, nn.Identity) else [layer]
 
 
 def _check(strides: Sequence[int], width: int, num_axes: int) -> None:

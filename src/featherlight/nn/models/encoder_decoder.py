@@ -57,6 +57,7 @@ class EncoderDecoder(nn.Module):
         source: what each token of the source is told as.
         target: the same for the target.
         places: the layer of `positions`.
+        dropout: of tokens with their positions.
         encoder: its blocks.
         decoder: its blocks.
         encoder_norm: of what the encoder returns, where its blocks normalize first.

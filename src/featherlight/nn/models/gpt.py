@@ -31,6 +31,7 @@ class Gpt(nn.Module):
         context: as given.
         tokens: what each token is told as.
         places: the layer of `positions`.
+        dropout: of tokens with their positions.
         blocks: attention and feed-forward layers.
         norm: of what they return.
         head: D to V.

@@ -3,7 +3,6 @@
 Legend of shapes: B images, C channels, H rows, W columns, K classes.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from featherlight.nn.models.lenet_codes import DIGIT_CODES
+from featherlight.nn.models.lenet_layers import (
+    CodeDistances,
+    PartialConv,
+    ScaledTanh,
+    TrainableAveraging,
+    start_as_1998,
+)
 from featherlight.nn.models.norms import NoNorm, Norm
 
 _CONNECTIONS = (
@@ -123,6 +129,7 @@ class LeNet5(nn.Module):
             nn.Linear(120, 84),
             ScaledTanh(),
         )
+        start_as_1998(self.features)
         self.head = CodeDistances(_codes(num_classes) if codes is None else codes)
         if len(self.head.codes) != num_classes or self.head.codes.shape[1] != 84:
             raise ValueError(
@@ -188,96 +195,6 @@ class CaffeLeNet(nn.Module):
         """The logits."""
         _check_size(images_BCHW, self._side)
         return self.head(self.features(images_BCHW))
-
-
-class ScaledTanh(nn.Module):
-    """`1.7159 tanh(2x / 3)`, which takes 1 to 1 and -1 to -1. Source: LeCun et al. 1998, appendix A."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
-        return 1.7159 * torch.tanh(x * (2 / 3))
-
-
-class TrainableAveraging(nn.Module):
-    """The sum of each 2x2 places, times a weight of the channel, plus its bias.
-
-    Args:
-        channels: in and out.
-
-    Attributes:
-        weight: (channels,); it starts at 1/4, which makes it a mean.
-        bias: (channels,).
-
-    Source: LeCun et al. 1998, section II.B, layers S2 and S4.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), 0.25))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """At half the size, rounded down."""
-        sums = nn.functional.avg_pool2d(x_BCHW, 2, divisor_override=1)
-        return sums * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-class PartialConv(nn.Module):
-    """A convolution each of whose output channels sees some of the input channels.
-
-    Args:
-        connections: of each output channel, the input channels that it sees.
-        size: of the kernels.
-
-    Attributes:
-        weight: a kernel for each connection, (connections, size, size).
-        bias: of each output channel.
-        outputs: the output channel of each connection.
-        inputs: the input channel of each.
-
-    Source: LeCun et al. 1998, Table I. Weights start uniform in +-1/sqrt(inputs of a unit), as torch's convolutions do.
-    """
-
-    outputs: Tensor
-    inputs: Tensor
-
-    def __init__(self, connections: Sequence[Sequence[int]], size: int) -> None:
-        super().__init__()
-        pairs = torch.tensor([(number, seen) for number, all_seen in enumerate(connections) for seen in all_seen])
-        self.register_buffer("outputs", pairs[:, 0].contiguous(), persistent=False)
-        self.register_buffer("inputs", pairs[:, 1].contiguous(), persistent=False)
-        self._shape = (len(connections), int(pairs[:, 1].max()) + 1, size, size)
-        bounds = torch.tensor([1 / math.sqrt(len(seen) * size * size) for seen in connections])
-        self.weight = nn.Parameter((2 * torch.rand(len(pairs), size, size) - 1) * bounds[self.outputs][:, None, None])
-        self.bias = nn.Parameter((2 * torch.rand(len(connections)) - 1) * bounds)
-
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-        """Without padding."""
-        dense = self.weight.new_zeros(self._shape).index_put((self.outputs, self.inputs), self.weight)
-        return nn.functional.conv2d(x_BCHW, dense, self.bias)
-
-
-class CodeDistances(nn.Module):
-    """Minus the squared distance from each of some fixed patterns.
-
-    Args:
-        codes: the patterns, (K, D).
-
-    Attributes:
-        codes: as given; a buffer.
-
-    Source: LeCun et al. 1998, equation 7.
-    """
-
-    codes: Tensor
-
-    def __init__(self, codes: Float[Tensor, "K D"]) -> None:
-        super().__init__()
-        self.register_buffer("codes", codes.detach().clone().float())
-
-    def forward(self, x_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        """The logits; none is above 0."""
-        return -(x_BD[:, None] - self.codes).square().sum(-1)
 
 
 def _codes(num_classes: int) -> Tensor:

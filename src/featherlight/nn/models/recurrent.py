@@ -4,7 +4,7 @@ Legend of shapes: B sequences, T positions, F features of a position, D features
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ class PlainCell:
     def layer(self, before: int, width: int) -> nn.RNNBase:
         """`torch.nn.RNN`."""
         made = nn.RNN(before, width, batch_first=True)
-        nn.init.orthogonal_(made.weight_hh_l0)
+        nn.init.orthogonal_(cast(Tensor, made.weight_hh_l0))
         return made
 
 
@@ -48,8 +48,8 @@ class LstmCell:
         """`torch.nn.LSTM`."""
         made = nn.LSTM(before, width, batch_first=True)
         with torch.no_grad():
-            made.bias_ih_l0[width : 2 * width] = self.forget_bias
-            made.bias_hh_l0[width : 2 * width] = 0.0
+            cast(Tensor, made.bias_ih_l0)[width : 2 * width] = self.forget_bias
+            cast(Tensor, made.bias_hh_l0)[width : 2 * width] = 0.0
         return made
 
 
@@ -90,6 +90,7 @@ class RecurrentLayers(nn.Module):
     Attributes:
         layers: torch's own.
         norms: after each.
+        dropout: after each norm.
     """
 
     def __init__(self, before: int, shape: RecurrentShape, *, causal: bool) -> None:
@@ -161,6 +162,7 @@ class RecurrentLanguageModel(nn.Module):
     Attributes:
         context: None, as the state has no end.
         tokens: what each token is told as.
+        dropout: of it.
         layers: the recurrent ones.
         head: D to V.
 
@@ -192,8 +194,8 @@ class RecurrentLanguageModel(nn.Module):
         self, tokens_BT: Int[Tensor, "B T"], state: list[Any] | None
     ) -> tuple[Float[Tensor, "B T V"], list[Any]]:
         """The logits after some more tokens, and the state after them."""
-        hidden_BTD, state = self.layers(self.dropout(self.tokens(tokens_BT)), state)
-        return self.head(hidden_BTD), state
+        hidden_BTD, after = self.layers(self.dropout(self.tokens(tokens_BT)), state)
+        return self.head(hidden_BTD), after
 
 
 class RecurrentForecaster(nn.Module):
@@ -222,5 +224,5 @@ class RecurrentForecaster(nn.Module):
 
     def advance(self, x_BTF: Float[Tensor, "B T F"], state: list[Any] | None) -> tuple[Tensor, list[Any]]:
         """The outputs of some more positions, and the state after them."""
-        hidden_BTD, state = self.layers(x_BTF, state)
-        return self.head(hidden_BTD) + self.direct(x_BTF), state
+        hidden_BTD, after = self.layers(x_BTF, state)
+        return self.head(hidden_BTD) + self.direct(x_BTF), after

@@ -27,6 +27,7 @@ class VisionTransformer(nn.Module):
         patches: from an image to its tokens.
         class_token: (D,).
         places: the layer of `positions`.
+        dropout: of tokens with their positions.
         blocks: attention and feed-forward layers.
         norm: of what they return.
         head: the linear layer.

@@ -13,6 +13,33 @@ RECIPE = "classify/digits"
 """The recipe that a config without one is taken to be a variant of; they share their keys."""
 
 
+NetworkName = Literal[
+    "small", "lenet300", "lenet5", "caffe-lenet", "alexnet", "resnet8", "resnet20", "resnet18", "mobilenet", "vit"
+]
+"""Networks by the names that configs use."""
+
+NormName = Literal["batch", "instance", "layer", "group", "none"]
+"""Normalizations by the names that configs use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images are changed, anew each time they are looked at.
+
+    Args:
+        shift: an image is moved by up to so many pixels each way; what comes in from outside is black.
+        flip: whether half of the images are mirrored, left to right. Not where that makes another class of them, as with
+            digits and traffic signs.
+    """
+
+    shift: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise ValueError(f"`shift` must be at least 0 pixels; got {self.shift}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
     """One image classifier.
@@ -23,14 +50,18 @@ class ClassifyConfig:
         valid_fraction: share of the training images that is split off where the data have no validation images.
         initial: directory of a run, or of its model, whose network is taken over, with a fresh head if the classes differ;
             None starts from random weights.
-        channels: of the convolutions, each at half the size of the one before; `initial` brings its own, as it does the
-            two that follow.
+        network: "small", three or so convolutions, or one of the classics, which are built for the size of the images;
+            `initial` brings its own, as it does all that follow up to `pool`.
+        norm: of a classic; None is its own. "small" has `norm_groups`.
+        width: what the numbers of channels of "alexnet", "resnet..." and "mobilenet" are multiplied by.
+        channels: of the convolutions of "small", each at half the size of the one before.
         norm_groups: groups of channels that are normalized together, in each image by itself; None normalizes over the
-            batch.
-        pool: whether sizes are halved by max pooling; else by the convolutions themselves, which is quicker.
+            batch. For "small", and for the norm "group" of a classic, where None is 8.
+        pool: whether "small" halves sizes by max pooling; else by the convolutions themselves, which is quicker.
         dropout: share of features that is dropped before the last layer.
         method: by gradients "adamw", "prodigy", "muon" or "schedule_free"; by forward passes "zo", "fzoo", "lozo", "conmezo",
             "agzo" or "mezo".
+        augment: how training images are changed; None leaves them as they are.
         trainable: "all", "last:N" (convolutions, and the head), or a regular expression of parameter names, such as "head".
         head_start: whether the head is first fitted in closed form to the features of the network as it starts.
         epochs: passes over the training images.
@@ -47,6 +78,9 @@ class ClassifyConfig:
     classes: tuple[str, ...] = ()
     valid_fraction: float = 0.2
     initial: str | None = None
+    network: NetworkName = "small"
+    norm: NormName | None = None
+    width: float = 1.0
     channels: tuple[int, ...] = (32, 64)
     norm_groups: int | None = None
     pool: bool = True
@@ -54,6 +88,7 @@ class ClassifyConfig:
     method: Literal["adamw", "prodigy", "muon", "schedule_free", "zo", "fzoo", "lozo", "conmezo", "agzo", "mezo"] = (
         "adamw"
     )
+    augment: AugmentConfig | None = None
     trainable: str = "all"
     head_start: bool = False
     epochs: int = 20
@@ -72,6 +107,13 @@ class ClassifyConfig:
                 raise ValueError(f"`{name}` must be at least 1; got {value}.")
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"`channels` must be one or more positive numbers; got {list(self.channels)}.")
+        if not 0 < self.width < float("inf"):
+            raise ValueError(f"`width` must be a finite positive number; got {self.width}.")
+        if self.network == "small" and self.norm is not None:
+            raise ValueError(
+                f"`norm` is of the classics, and the network is `small`; got {self.norm!r}. Set "
+                "`norm_groups`, or another `network`."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
         if not 0 < self.valid_fraction < 1:

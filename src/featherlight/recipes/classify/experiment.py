@@ -19,6 +19,7 @@ from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
 from featherlight.optim.zeroth_order import Journal
+from featherlight.recipes.classify.augment import augmented
 from featherlight.recipes.classify.config import RECIPE, ClassifyConfig
 from featherlight.recipes.classify.network import (
     Network,
@@ -87,14 +88,11 @@ def _resolved(config: ClassifyConfig, network: Network) -> ClassifyConfig:
     """The config with every choice made."""
     given, method = config.optimizer, METHODS[config.method]
     lr = given.lr if given.lr is not None else LEARNING_RATES.get(config.method, method.default_lr)
-    settings = network.model.settings
-    return replace(
-        config,
-        channels=tuple(settings["channels"]),
-        norm_groups=settings["norm_groups"],
-        pool=settings["pool"],
-        optimizer=replace(given, lr=lr, schedule=given.schedule if method.scheduled else "constant"),
-    )
+    names = ("channels", "norm_groups", "pool", "network", "norm", "width")
+    taken = {name: value for name, value in network.model.settings.items() if name in names}
+    taken |= {"channels": tuple(taken["channels"]), "network": "small"} if "channels" in taken else {}
+    schedule = given.schedule if method.scheduled else "constant"
+    return replace(config, **taken, optimizer=replace(given, lr=lr, schedule=schedule))
 
 
 class _Classifier:
@@ -116,7 +114,7 @@ class _Classifier:
         assert lr is not None, "the config is resolved"
         setup = Setup(
             model=self.model,
-            head=self.model.head,
+            head=self.model.head if isinstance(self.model.head, nn.Linear) else None,
             lr=lr,
             settings=self.config.optimizer,
             batch=self.config.batch,
@@ -131,7 +129,7 @@ class _Classifier:
         chosen = torch.tensor(rows, device=self.train.labels.device)
         objective = BatchObjective(
             self.model,
-            {"images": self.train.floats(chosen), "labels": self.train.labels[chosen]},
+            {"images": self._images(chosen, step), "labels": self.train.labels[chosen]},
             finite(cross_entropy, step, rows),
             micro_batch=self.config.micro_batch,
             dropout_seed=self.config.seed + step,
@@ -140,18 +138,31 @@ class _Classifier:
         clip = self.config.optimizer.clip
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
 
+    def _images(self, rows: Tensor, step: int) -> Tensor:
+        """Training images of a step, changed where that is asked for."""
+        images, augment = self.train.floats(rows), self.config.augment
+        if augment is None:
+            return images
+        return augmented(images, shift=augment.shift, flip=augment.flip, key=(self.config.seed, step))
+
     def head_start(self) -> str | None:
         """Fits the head in closed form on the training images (at most 20,000), each of which is looked at once."""
         if not self.config.head_start:
             return None
+        head = self.model.head
+        if not isinstance(head, nn.Linear):
+            raise ValueError(
+                f"the head of {self.config.network} is no linear layer, so that it cannot be fitted in closed form. Turn "
+                "`head_start` off, or take another network, such as caffe-lenet."
+            )
         rows = self._sampler.indices(0, min(MAX_ROWS, len(self.train)))
         chosen = torch.tensor(rows, device=self.train.labels.device)
         training = self.model.training
         self.model.eval()
-        with without_head(self.model, self.model.head):
+        with without_head(self.model, head):
             features = outputs(self.model, self.train, chosen)
         self.model.train(training)
-        fitted = fit_in_place(self.model.head, features.cpu(), self.train.labels[chosen].cpu(), is_regression=False)
+        fitted = fit_in_place(head, features.cpu(), self.train.labels[chosen].cpu(), is_regression=False)
         if not fitted.converged:
             self.display.say("note: the closed-form head did not reach its tolerance; it is the best found")
         return "head start"
@@ -169,6 +180,7 @@ class _Classifier:
         return {
             **({"starts from": self.config.initial} if self.config.initial is not None else {}),
             "data": self.config.data,
+            "network": self.config.network,
             **({"classes": ", ".join(self.config.classes)} if self.config.classes else {}),
             "training images": f"{len(self.train):,}",
             "validation images": f"{len(self.valid):,}",

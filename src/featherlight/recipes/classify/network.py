@@ -15,11 +15,18 @@ from torch import Tensor, nn
 from featherlight.data import ImageSet
 from featherlight.nn.models import SmallConvNet
 from featherlight.objective import seeded_random
+from featherlight.recipes.classify.architectures import ImageClassifier
 from featherlight.recipes.classify.config import ClassifyConfig
 from featherlight.recipes.parameter_names import matching
 from featherlight.trainer import weights_digest
 
-_ARCHITECTURE = "SmallConvNet"
+Model = SmallConvNet | ImageClassifier
+"""The kinds of network there are; both have `settings`, `blocks` and a `head`."""
+
+_KINDS: dict[str, type[SmallConvNet] | type[ImageClassifier]] = {
+    "SmallConvNet": SmallConvNet,
+    "ImageClassifier": ImageClassifier,
+}
 _LAST = re.compile(r"last:(\d+)")
 
 
@@ -33,7 +40,7 @@ class Network:
         has_fresh_head: whether its head is random.
     """
 
-    model: SmallConvNet
+    model: Model
     classes: tuple[str, ...]
     has_fresh_head: bool
 
@@ -48,27 +55,18 @@ def build_network(config: ClassifyConfig, train: ImageSet) -> Network:
     Raises:
         ValueError: `initial` cannot be read or takes other images, or `trainable` fits nothing.
     """
-    mean, std = train.channel_statistics()
     channels = train.images.shape[1]
-    shape: dict[str, Any] = {"channels": config.channels, "norm_groups": config.norm_groups, "pool": config.pool}
-    known: Network | None = None
-    if config.initial is not None:
-        known = read_network(Path(config.initial))
-        shape = {name: known.model.settings[name] for name in shape}
-        if known.model.settings["in_channels"] != channels:
-            raise ValueError(
-                f"the network in {config.initial} takes images of {known.model.settings['in_channels']} channels, but those of "
-                f"{config.data} have {channels}. Start from one that was trained on images of the same kind."
-            )
-    with seeded_random(config.seed, torch.device("cpu")):
-        model = SmallConvNet(
-            in_channels=channels,
-            num_classes=len(train.classes),
-            dropout=config.dropout,
-            mean=mean,
-            std=std,
-            **shape,
+    known = None if config.initial is None else read_network(Path(config.initial))
+    if known is not None and known.model.settings["in_channels"] != channels:
+        raise ValueError(
+            f"the network in {config.initial} takes images of {known.model.settings['in_channels']} channels, but those of "
+            f"{config.data} have {channels}. Start from one that was trained on images of the same kind."
         )
+    mean, std = train.channel_statistics()
+    settings = _settings(config, train) if known is None else known.model.settings
+    own = {"in_channels": channels, "num_classes": len(train.classes), "dropout": config.dropout}
+    with seeded_random(config.seed, torch.device("cpu")):
+        model = model_of({**settings, **own, "mean": mean, "std": std})
     has_fresh_head = known is None or known.classes != train.classes
     if known is not None:
         model.load_state_dict(known.start(with_head=not has_fresh_head), strict=False)
@@ -76,7 +74,26 @@ def build_network(config: ClassifyConfig, train: ImageSet) -> Network:
     return Network(model=model, classes=train.classes, has_fresh_head=has_fresh_head)
 
 
-def select_trainable(model: SmallConvNet, choice: str) -> None:
+def model_of(settings: Mapping[str, Any]) -> Model:
+    """The network of some settings, with fresh weights."""
+    return ImageClassifier(**settings) if "network" in settings else SmallConvNet(**settings)
+
+
+def _settings(config: ClassifyConfig, train: ImageSet) -> dict[str, Any]:
+    """Those of a fresh network that the images do not say by themselves."""
+    if config.network == "small":
+        return {"channels": config.channels, "norm_groups": config.norm_groups, "pool": config.pool}
+    height, side = train.images.shape[-2:]
+    if height != side:
+        raise ValueError(
+            f"the network `{config.network}` takes square images, and those of {config.data} have {height}x{side} pixels. Cut or "
+            "resize them, or take the network `small`."
+        )
+    names = ("network", "norm", "norm_groups", "width")
+    return {name: getattr(config, name) for name in names} | {"side": side}
+
+
+def select_trainable(model: Model, choice: str) -> None:
     """Sets `requires_grad` of every parameter by "all", "last:N" or a regular expression of names.
 
     Raises:
@@ -99,12 +116,12 @@ def select_trainable(model: SmallConvNet, choice: str) -> None:
         parameter.requires_grad_(name in chosen)
 
 
-def write_network(path: Path, model: SmallConvNet, classes: tuple[str, ...]) -> None:
+def write_network(path: Path, model: Model, classes: tuple[str, ...]) -> None:
     """Weights as safetensors, and what it takes to build the network as JSON."""
     path.mkdir(parents=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, path / "model.safetensors")
-    about: dict[str, Any] = {"architecture": _ARCHITECTURE, "classes": list(classes)} | model.settings
+    about: dict[str, Any] = {"architecture": type(model).__name__, "classes": list(classes)} | model.settings
     (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -123,10 +140,11 @@ def read_network(path: Path) -> Network:
         )
     try:
         settings: Mapping[str, Any] = json.loads(about.read_text())
-        if not isinstance(settings, dict) or settings.get("architecture") != _ARCHITECTURE:
-            raise ValueError(f"{about} does not say that its architecture is {_ARCHITECTURE}")
+        if not isinstance(settings, dict) or settings.get("architecture") not in _KINDS:
+            raise ValueError(f"{about} does not say that its architecture is one of {', '.join(_KINDS)}")
         classes = tuple(settings["classes"])
-        model = SmallConvNet(**{k: v for k, v in settings.items() if k not in ("architecture", "classes")})
+        kind = _KINDS[settings["architecture"]]
+        model = kind(**{k: v for k, v in settings.items() if k not in ("architecture", "classes")})
         model.load_state_dict(load_file(file))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from featherlight.recipes.catalogue import recipe
-from featherlight.recipes.classify.config import ClassifyConfig
+from featherlight.recipes.classify.config import AugmentConfig, ClassifyConfig
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
 _ADAMW = OptimizerConfig(lr=3e-3, weight_decay=0.01, schedule="cosine")
@@ -21,6 +21,28 @@ _MNIST = ClassifyConfig(
 _CIFAR10 = replace(_MNIST, data="cifar10", channels=(32, 64, 128), norm_groups=8, epochs=10)
 _MNIST_DATA = "mnist/ in the folder FEATHERLIGHT_DATA"
 _CIFAR10_DATA = "cifar10-jpeg/ in the folder FEATHERLIGHT_DATA"
+_GTSRB_DATA = "gtsrb32/ in the folder FEATHERLIGHT_DATA"
+_LENET5 = ClassifyConfig(
+    data="mnist",
+    valid_fraction=0.05,
+    network="lenet5",
+    dropout=0.0,
+    augment=AugmentConfig(shift=2),
+    epochs=30,
+    optimizer=_ADAMW,
+)
+_RESNET20 = ClassifyConfig(
+    data="cifar10",
+    valid_fraction=0.05,
+    network="resnet20",
+    dropout=0.0,
+    augment=AugmentConfig(shift=4, flip=True),
+    epochs=30,
+    batch=128,
+    optimizer=replace(_ADAMW, weight_decay=0.05),
+)
+_ALEXNET = replace(_RESNET20, network="alexnet", width=0.5, dropout=0.5, optimizer=replace(_ADAMW, lr=5e-4))
+_SIGNS = AugmentConfig(shift=4)
 
 
 @recipe(cost="10 s on 2 cores", data="scikit-learn's digits, installed with featherlight[digits]")
@@ -65,3 +87,46 @@ def cifar10_zo() -> ClassifyConfig:
     return replace(
         _CIFAR10, initial="runs/classify-cifar10_base", method="zo", head_start=True, steps=1000, optimizer=_ZO
     )
+
+
+@recipe(cost="about 10 minutes on 1 core", data=_MNIST_DATA)
+def lenet5_mnist() -> ClassifyConfig:
+    """LeNet-5 as published in 1998, on MNIST moved by up to two pixels, with AdamW."""
+    return _LENET5
+
+
+@recipe(cost="5 minutes on 1 core", data=_MNIST_DATA)
+def caffe_lenet_mnist() -> ClassifyConfig:
+    """LeNet-5 as Caffe has it, with 431,080 parameters, on MNIST moved by up to a pixel, with AdamW."""
+    return replace(
+        _LENET5,
+        network="caffe-lenet",
+        augment=AugmentConfig(shift=1),
+        epochs=6,
+        batch=128,
+        optimizer=replace(_ADAMW, lr=2e-3),
+    )
+
+
+@recipe(cost="some hours on 1 core", data=_CIFAR10_DATA)
+def resnet20_cifar10() -> ClassifyConfig:
+    """ResNet-20 on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
+    return _RESNET20
+
+
+@recipe(cost="some hours on 1 core", data=_CIFAR10_DATA)
+def alexnet_cifar10() -> ClassifyConfig:
+    """AlexNet for 32x32 at half its width on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
+    return _ALEXNET
+
+
+@recipe(cost="an hour on 1 core", data=_GTSRB_DATA)
+def resnet20_gtsrb() -> ClassifyConfig:
+    """ResNet-20 on traffic signs, moved but never mirrored, with AdamW."""
+    return replace(_RESNET20, data="gtsrb", augment=_SIGNS)
+
+
+@recipe(cost="an hour on 1 core", data=_GTSRB_DATA)
+def alexnet_gtsrb() -> ClassifyConfig:
+    """AlexNet for 32x32 at half its width on traffic signs, moved but never mirrored, with AdamW."""
+    return replace(_ALEXNET, data="gtsrb", augment=_SIGNS)

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from featherlight.meter import Meter
-from featherlight.nn.models import SmallConvNet
 from featherlight.objective import seeded_random
 from featherlight.optim.zeroth_order import apply_updates
 from featherlight.recipes.classify.config import config_from_text
-from featherlight.recipes.classify.network import Network, base_digest, read_network, write_network
+from featherlight.recipes.classify.network import Network, base_digest, model_of, read_network, write_network
 from featherlight.trainer import (
     Tracker,
     check_base,
@@ -47,7 +46,7 @@ def replay(
         raise ValueError(f"`steps` is {steps}, which is not among the {len(contents.records)} steps of {journal}.")
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
     with seeded_random(config.seed, torch.device("cpu")):
-        model = SmallConvNet(**contents.header["network"])
+        model = model_of(contents.header["network"])
     if base is not None:
         model.load_state_dict(read_network(base).start(with_head=False), strict=False)
     network = Network(model=model, classes=tuple(contents.header["classes"]), has_fresh_head=False)

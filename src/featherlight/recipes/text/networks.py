@@ -1,0 +1,186 @@
+"""The networks of text by the names that configs use, and models of text as directories."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from featherlight.meter import Meter
+from featherlight.nn.models import (
+    BatchNorm,
+    BlockShape,
+    EncoderDecoder,
+    Gpt,
+    GroupNorm,
+    LayerNorm,
+    LearnedPositions,
+    LstmCell,
+    NoNorm,
+    Norm,
+    PlainCell,
+    Positions,
+    RecurrentLanguageModel,
+    RecurrentShape,
+    Rotary,
+    Sinusoidal,
+)
+from featherlight.objective import seeded_random
+from featherlight.recipes.config import from_mapping, to_mapping
+from featherlight.recipes.methods import METHODS, Setup
+from featherlight.recipes.optimizer_config import OptimizerConfig
+from featherlight.recipes.text.config import TextNetworkConfig, TextTrainingConfig
+from featherlight.recipes.text.vocabulary import Vocabulary
+
+LEARNING_RATES = {"adamw": 1e-3, "muon": 1e-3, "schedule_free": 1e-3}
+"""Of each method where the config has none, and the method has another for pretrained models."""
+
+NORMS: dict[str, Norm] = {"batch": BatchNorm(), "layer": LayerNorm(), "group": GroupNorm(), "none": NoNorm()}
+"""Normalizations by the names that configs use."""
+
+POSITIONS: dict[str, Positions] = {
+    "learned": LearnedPositions(),
+    "sinusoidal": Sinusoidal(),
+    "rotary": Rotary(),
+}
+"""Positions by the names that configs use."""
+
+CELLS = {"lstm": LstmCell(), "rnn": PlainCell()}
+"""Recurrent layers by the names that configs use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A model of a language, and what its tokens stand for.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        vocabulary: of its tokens.
+    """
+
+    model: Gpt | RecurrentLanguageModel
+    vocabulary: Vocabulary
+
+
+def language_network(
+    config: TextNetworkConfig, num_tokens: int, context: int, seed: int
+) -> Gpt | RecurrentLanguageModel:
+    """A network with weights from the seed, on the CPU."""
+    with seeded_random(seed, torch.device("cpu")):
+        if config.kind == "gpt":
+            parts: dict[str, Any] = {"positions": POSITIONS[config.positions], "tied": config.tied}
+            return Gpt(num_tokens, context=context, shape=_block_shape(config), num_blocks=config.blocks, **parts)
+        shape = RecurrentShape(
+            width=config.width,
+            num_layers=config.blocks,
+            cell=CELLS[config.kind],
+            norm=NORMS[config.norm or "none"],
+            dropout=config.dropout,
+        )
+        return RecurrentLanguageModel(num_tokens, shape=shape, tied=config.tied)
+
+
+def translation_network(config: TextNetworkConfig, num_tokens: int, max_length: int, seed: int) -> EncoderDecoder:
+    """Encoder and decoder with weights from the seed, on the CPU."""
+    with seeded_random(seed, torch.device("cpu")):
+        return EncoderDecoder(
+            num_tokens,
+            max_length=max_length,
+            shape=_block_shape(config),
+            num_blocks=config.blocks,
+            positions=POSITIONS[config.positions],
+            tied=config.tied,
+        )
+
+
+def build_optimizer(config: TextTrainingConfig, model: nn.Module, meter: Meter) -> Optimizer:
+    """The optimizer of the method of a config with every choice made."""
+    assert config.optimizer.lr is not None, "the config is settled"
+    setup = Setup(
+        model=model,
+        head=None,
+        lr=config.optimizer.lr,
+        settings=config.optimizer,
+        batch=config.batch,
+        seed=config.seed,
+        journal=None,
+        meter=meter,
+    )
+    return METHODS[config.method].build(setup)
+
+
+def settled(config: TextTrainingConfig) -> OptimizerConfig:
+    """How the weights are moved, with every choice made; raises ValueError unless the method needs no journal."""
+    known = [key for key, method in METHODS.items() if not method.replayable]
+    if config.method not in known:
+        raise ValueError(f"`method` must be one of {', '.join(known)} for models of text; got {config.method!r}.")
+    given, method = config.optimizer, METHODS[config.method]
+    lr = LEARNING_RATES.get(config.method, method.default_lr) if given.lr is None else given.lr
+    return replace(given, lr=lr, schedule=given.schedule if method.scheduled else "constant")
+
+
+def write_model(path: Path, model: nn.Module, about: dict[str, Any]) -> None:
+    """Weights as safetensors, tied ones once, and what it takes to build the network as JSON."""
+    path.mkdir(parents=True)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in _once(model).items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def about_language(config: TextNetworkConfig, vocabulary: Vocabulary, context: int) -> dict[str, Any]:
+    """What it takes to build a model of a language; JSON."""
+    return {
+        "architecture": "LanguageModel",
+        "network": to_mapping(config),
+        "vocabulary": vocabulary.characters,
+        "context": context,
+    }
+
+
+def read_language_model(path: Path) -> LanguageModel:
+    """The model of a run directory, or of a model directory.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another kind.
+    """
+    folder = path / "model" if (path / "model").is_dir() else path
+    file, about = folder / "model.safetensors", folder / "config.json"
+    if not (file.is_file() and about.is_file()):
+        raise ValueError(
+            f"there is no model of a language at {path}: a finished run of a recipe such as text/shakespeare leaves one in its "
+            "directory, with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
+        )
+    try:
+        values = json.loads(about.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.get("architecture") != "LanguageModel":
+            raise ValueError(f"{about} does not say that its architecture is LanguageModel")
+        vocabulary = Vocabulary(characters=values["vocabulary"])
+        config = from_mapping(TextNetworkConfig, values["network"], source=str(about))
+        model = language_network(config, len(vocabulary), values["context"], seed=0)
+        tensors = load_file(file)
+        if strange := _once(model).keys() ^ tensors.keys():
+            raise ValueError(
+                f"the weights {', '.join(sorted(strange)[:3])} are there and not wanted, or the other way round"
+            )
+        model.load_state_dict(tensors, strict=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"the model in {folder} cannot be read as a model of a language ({error}). Take the model directory of a run of "
+            "text/..., or write it again."
+        ) from error
+    return LanguageModel(model=model.eval(), vocabulary=vocabulary)
+
+
+def _once(model: nn.Module) -> dict[str, Tensor]:
+    """Weights by name, tied ones under the first of their names."""
+    kept = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in kept}
+
+
+def _block_shape(config: TextNetworkConfig) -> BlockShape:
+    norm = NORMS[config.norm or "layer"]
+    return BlockShape(width=config.width, num_heads=config.heads, norm=norm, dropout=config.dropout)

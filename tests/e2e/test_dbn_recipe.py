@@ -18,12 +18,24 @@ TINY = (
 )
 
 
-@pytest.mark.parametrize("changes", [("pretraining.chains=persistent",), ("visible=gaussian", "up_down=none")])
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, changes):
+def command(*changes):
+    return ("run", "dbn/digits", *[part for change in (*TINY, *changes) for part in ("--set", change)])
+
+
+def test_a_run_of_real_units_without_up_down(run, tmp_path):
     pytest.importorskip("sklearn")
-    command = ("run", "dbn/digits", *[part for change in (*TINY, *changes) for part in ("--set", change)])
+    done = run(*command("visible=gaussian", "up_down=none"), "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    model, _ = read_network(tmp_path / "run")
+    assert model.shift_V.max() > 0
+    assert 0 < float(model.scale) < 1
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    start = command("pretraining.chains=persistent")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = run(*command, "--out", whole)
+    done = run(*start, "--out", whole)
     assert done.code == 0, done.err
     for at in (6, 13):
         with monkeypatch.context() as patch:
@@ -38,8 +50,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypat
                 return real(self, *arguments)
 
             patch.setattr(module.Belief, "_of_batch", interrupting)
-            run(*command, "--out", parts)
-    assert run(*command, "--out", parts).code == 0
+            run(*start, "--out", parts)
+    assert run(*start, "--out", parts).code == 0
     one, other = (load_file(path / "model" / "model.safetensors") for path in (whole, parts))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -163,7 +163,7 @@ class Belief:
         rows = self._rows(number, step)
         machine, phase = (
             self.model.net.machine(number),
-            self.model.negative_phase(number, self.config.pretraining.steps),
+            self.model.negative_phase(str(number), self.config.pretraining.steps),
         )
         data = self.model.net.data_of(number, *self._images(rows))
         with torch.no_grad():
@@ -177,7 +177,8 @@ class Belief:
         assert self.config.up_down is not None, "there is such a stage"
         rows, net = self._rows(stage, step), self.model.net
         pixels, labels = self._images(rows)
-        states = net.wake_sleep(pixels, labels, self._generator(stage, step), steps=self.config.up_down.steps)
+        negative = self.model.negative_phase("up_down", self.config.up_down.steps)
+        states = net.wake_sleep(pixels, labels, self._generator(stage, step), negative=negative)
         batch = {f"{part} {n}": t for part, ts in states._asdict().items() for n, t in enumerate(ts)}
 
         def losses(model: nn.Module, part: Batch) -> Tensor:
@@ -220,13 +221,14 @@ class Belief:
 
     def facts(self) -> Mapping[str, str]:
         """What was trained on what."""
+        pretraining = self.config.pretraining
         sizes = "-".join(map(str, (*self.model.net.sizes, self.model.net.num_labels)))
         return {
             "data": self.config.data,
             "network": f"{sizes}, {self.config.visible} visible units",
             "training images": f"{len(self.train):,}",
             "validation images": f"{len(self.valid):,}",
-            "chains": f"{self.config.pretraining.chains}, {self.config.pretraining.steps} rounds a step",
+            "each layer": f"{pretraining.epochs} epochs, {pretraining.chains} chains, {pretraining.steps} rounds a step",
         }
 
     def sections(self) -> Sequence[Section]:

@@ -69,7 +69,7 @@ class Equilibrium(nn.Module):
         A sample whose start or inputs hold nan or inf is NaN, and others come out as if it were not there, in gradients of
         weights too. Inputs are its own where their first axis is as long as the start's.
         """
-        broken = broken_samples((start, *inputs), len(start), start.device)
+        broken = broken_samples((start, *inputs), len(start) if start.ndim else 0, start.device)
         kept = tuple(without_samples(each, broken) for each in inputs)
         whole = self._run(kept, without_samples(start, broken), strict=False)
         states = without_samples(whole.states, broken, float("nan"))

@@ -4,24 +4,25 @@
     python -m benchmarks.implicit_certificates             a few minutes
 
 For each image and radius (maximum norm, inputs in [0, 1]; attacks may leave that range) the sensitivity matrix gives an
-interval of each output. Attacks push every output up and down; one that ends outside is a violation. The states of attacked
-images are solved in float64. Two ratios tell how tight it is: the interval's half-width over the movement the best attack
+interval of each output. Attacks push every output up and down in float32; one whose best point, solved in float64, is outside is
+a violation. Two ratios tell how tight it is: the interval's half-width over the movement the best attack
 reached, and the bound by the product of norms over that half-width. An image is certified where every difference of its top
 output and another one is proven positive; `robust` counts the images that an attack on those differences leaves right.
 """
 
 import argparse
+import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, Row, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, spread, target, write_results
 from featherlight.data import load_mnist
 from featherlight.nn.implicit import RELU, ImplicitLayer, OutputInterval, Sensitivity, output_interval, sensitivity
 
-RADII = (0.5 / 255, 2 / 255, 8 / 255, 0.1)
+RADII = (0.5 / 255, 2 / 255, 8 / 255)
 CLASSES = 10
 _BATCH = 128
 
@@ -80,33 +81,45 @@ def trained(images: Tensor, labels: Tensor, *, size: Size, seed: int = 0) -> Imp
     return layer.double().requires_grad_(False)
 
 
-def attack(layer: ImplicitLayer, readout: Tensor, u: Tensor, radius: float, pushes: int) -> Tensor:
+def attack(layer: ImplicitLayer, readout: Tensor, u: Tensor, radius: float, pushes: int, chunk: int = 100) -> Tensor:
     """The largest values that projected steps by the gradient's sign reach, within `radius` of the images.
 
-    Steps begin at the corner that the gradient at the image points to, and shrink.
+    Steps begin at the corner that the gradient at the image points to, and shrink; they are taken in float32, and the best
+    point of each is evaluated in float64.
 
     Args:
-        layer: with states x and outputs y.
+        layer: float64.
         readout: (R, Y), what is pushed up, sums of outputs; all rows in one batch.
-        u: (N, I).
+        u: (N, I), float64.
         radius: of the box around each image.
         pushes: steps.
+        chunk: images at a time.
 
     Returns:
-        (N, R), evaluated in float64.
+        (N, R), float64.
     """
-    count, rows = len(u), len(readout)
-    center = u.repeat_interleave(rows, 0)
-    wanted = readout.repeat(count, 1)
-    point, best = center, torch.full((count * rows,), -float("inf"), dtype=u.dtype)
-    for push in range(pushes):
+    quick = copy.deepcopy(layer).float()
+    return torch.cat([_attacked(layer, quick, readout, part, radius, pushes) for part in u.split(chunk)])
+
+
+def _attacked(
+    layer: ImplicitLayer, quick: ImplicitLayer, readout: Tensor, u: Tensor, radius: float, pushes: int
+) -> Tensor:
+    center, wanted = u.repeat_interleave(len(readout), 0), readout.repeat(len(u), 1)
+    middle, weights = center.float(), wanted.float()
+    point = best = middle
+    highest = torch.full((len(point),), -float("inf"))
+    for push in range(pushes + 1):
         point = point.detach().requires_grad_()
-        reached = (layer(point).values * wanted).sum(1)
-        best = torch.maximum(best, reached.detach())
+        reached = (quick(point).values * weights).sum(1)
+        better = reached.detach() > highest
+        highest = torch.where(better, reached.detach(), highest)
+        best = torch.where(better[:, None], point.detach(), best)
         gradient = torch.autograd.grad(reached.sum(), point)[0]
-        step = 2 * radius * (1 - push / pushes)
-        point = torch.clamp(point.detach() + step * gradient.sign(), center - radius, center + radius)
-    return torch.maximum(best, (layer(point).values * wanted).sum(1)).reshape(count, rows)
+        step = 2 * radius * (1 - push / (pushes + 1))
+        point = (point.detach() + step * gradient.sign()).clamp(middle - radius, middle + radius)
+    inside = best.double().clamp(center - radius, center + radius)
+    return (layer(inside).values * wanted).sum(1).reshape(len(u), len(readout))
 
 
 def bounds(
@@ -171,22 +184,36 @@ def row(layer: ImplicitLayer, u: Tensor, labels: Tensor, radius: float, pushes: 
     }
 
 
-def measure(size: Size, radii: tuple[float, ...] = RADII) -> list[Row]:
-    """Trains, then attacks at each radius."""
+def measure(size: Size, radii: tuple[float, ...] = RADII, runs: FinishedRuns | None = None) -> list[Row]:
+    """Trains if need be, then attacks at each radius whose row is not there.
+
+    Raises:
+        OutOfTimeError: the minutes of `runs` are used up.
+    """
     splits = load_mnist()
-    layer = trained(splits.train.floats(slice(None)).flatten(1), splits.train.labels, size=size)
-    u = splits.test.floats(slice(size.images)).flatten(1).double()
+    assert splits.test is not None
+    train = splits.train
+    made: list[ImplicitLayer] = []
+    u, labels = splits.test.floats(slice(size.images)).flatten(1).double(), splits.test.labels[: size.images]
     rows = []
     for radius in radii:
-        rows.append(row(layer, u, splits.test.labels[: size.images], radius, size.pushes))
-        print(
-            f"radius {radius:.4f}: {rows[-1]['violations']} of {rows[-1]['attacks']} attacks outside, half-width "
-            f"{rows[-1]['half_width_over_attack']['median']:.2f} times the attack's reach, norm product "
-            f"{rows[-1]['norm_product_over_half_width']['median']:.1f} times the half-width; accuracy "
-            f"{rows[-1]['accuracy']:.3f}, certified {rows[-1]['certified']:.3f}, robust {rows[-1]['robust']:.3f}",
-            flush=True,
-        )
+
+        def make(radius: float = radius) -> Row:
+            if not made:
+                made.append(trained(train.floats(slice(None)).flatten(1), train.labels, size=size))
+            return row(made[0], u, labels, radius, size.pushes)
+
+        rows.append(make() if runs is None else runs.get({"radius": radius}, make, _line))
     return rows
+
+
+def _line(found: Row) -> str:
+    return (
+        f"radius {found['radius']:.4f}: {found['violations']} of {found['attacks']} attacks outside, half-width "
+        f"{found['half_width_over_attack']['median']:.2f} times the attack's reach, norm product "
+        f"{found['norm_product_over_half_width']['median']:.1f} times the half-width; accuracy {found['accuracy']:.3f}, "
+        f"certified {found['certified']:.3f}, robust {found['robust']:.3f}"
+    )
 
 
 def picture(rows: list[Row]) -> None:
@@ -211,19 +238,23 @@ def picture(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a small layer and 100 images")
-    short = parser.parse_args().short
+    parser.add_argument("--minutes", type=float, help="begin no radius after so many; the same command goes on")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = measure(SHORT if short else FULL)
-    worst = min(one["norm_product_over_half_width"]["median"] for one in rows)
-    write_results(
-        "implicit_certificates_short" if short else "implicit_certificates",
-        rows,
-        [
-            target("attacks outside their interval", sum(one["violations"] for one in rows), "<=", 0, "attacks"),
-            target("product of norms over the interval's half-width, median", worst, ">=", 1, "times"),
-        ],
-    )
-    if not short:
+    name = "implicit_certificates_short" if arguments.short else "implicit_certificates"
+    try:
+        runs = FinishedRuns(RESULTS / f"{name}.rows.jsonl", arguments.minutes)
+        rows = measure(SHORT if arguments.short else FULL, runs=runs)
+    except OutOfTimeError:
+        print("out of time; the same command goes on")
+        return
+    tightest = min(one["norm_product_over_half_width"]["median"] for one in rows)
+    targets = [
+        target("attacks outside their interval", sum(one["violations"] for one in rows), "<=", 0, "attacks"),
+        target("product of norms over the interval's half-width, median", tightest, ">=", 1, "times"),
+    ]
+    write_results(name, rows, targets)
+    if not arguments.short:
         picture(rows)
 
 

@@ -194,7 +194,7 @@ def _by_newton(x: Tensor, radius: float | Tensor, dim: int, at_least_zero: bool)
         excess = (room.sum(dim, keepdim=True) - radius).clamp_(min=0)
         count = room.sign_().sum(dim, keepdim=True)
         threshold = threshold + excess / count.clamp(min=1)
-        if before is not None and not torch.any((before > count).logical_or_(count.isnan() & ~before.isnan())):
+        if before is not None and not bool((before > count).any()):
             break
         before = count
     return threshold

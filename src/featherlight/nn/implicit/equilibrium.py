@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from featherlight.nn.implicit.broken import broken_samples, without_samples
 from featherlight.nn.implicit.gradients import Found, GradientMode, ImplicitDifferentiation
 from featherlight.nn.implicit.results import ImplicitResult
 from featherlight.nn.implicit.root import HowToSolve, Map, root
-from featherlight.solvers import Anderson, FixedPointSolver
+from featherlight.solvers import Anderson, FixedPointSolver, Status
 
 
 class Equilibrium(nn.Module):
@@ -65,10 +66,19 @@ class Equilibrium(nn.Module):
     def attempt(self, *inputs: Tensor, start: Tensor) -> ImplicitResult:
         """As calling the layer, but samples that do not converge have a status for it, and give no gradient.
 
-        A sample whose inputs hold nan or inf is not found; it does not touch others unless it reaches the gradients of
-        weights, so mask it in the inputs.
+        A sample whose start or inputs hold nan or inf is NaN, and others come out as if it were not there, in gradients of
+        weights too. Inputs are its own where their first axis is as long as the start's.
         """
-        return self._run(inputs, start, strict=False)
+        broken = broken_samples((start, *inputs), len(start) if start.ndim else 0, start.device)
+        kept = tuple(without_samples(each, broken) for each in inputs)
+        whole = self._run(kept, without_samples(start, broken), strict=False)
+        states = without_samples(whole.states, broken, float("nan"))
+        return ImplicitResult(
+            states,
+            states,
+            whole.residuals.masked_fill(broken, float("nan")),
+            whole.statuses.masked_fill(broken, int(Status.BROKEN_INPUT)),
+        )
 
     def jacobian_penalty(
         self, states: Tensor, *inputs: Tensor, generator: torch.Generator, num_probes: int = 1

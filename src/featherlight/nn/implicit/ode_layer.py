@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from featherlight.nn.implicit.broken import broken_samples, without_samples
 from featherlight.solvers import Status
 from featherlight.solvers.fixed_point.loop import without_autocast
 
@@ -217,17 +218,17 @@ class ODELayer(nn.Module):
     @torch.compiler.disable(reason="the number of steps depends on values")
     def _run(self, x: Tensor, inputs: tuple[Tensor, ...], times: Tensor | None, *, strict: bool) -> OdeResult:
         times = _checked(x, inputs, times)
-        broken = _broken(x, inputs)
+        broken = broken_samples((x, *inputs), len(x), x.device)
         if strict and bool(broken.any()):
             raise _failure("the start or the inputs hold nan or inf", broken, "Look for them there")
         if len(x) == 0:
             return OdeResult(x, x.expand(len(times), *x.shape), 0, broken.to(torch.int8))
-        right = _RightHandSide(self.f, [_masked(each, broken) for each in inputs])
+        right = _RightHandSide(self.f, [without_samples(each, broken) for each in inputs])
         tensors = (*self.f.parameters(), *right.inputs)
         try:
             with without_autocast(x.device):
                 states = self.gradient.integrate(
-                    right, _masked(x, broken), times, tensors, self.method.settings(x.dtype)
+                    right, without_samples(x, broken), times, tensors, self.method.settings(x.dtype)
                 )
         except AssertionError as error:
             everyone = torch.ones_like(broken)
@@ -287,17 +288,6 @@ class _Once(torch.autograd.Function):
 def _worst_sample(x: Tensor) -> Tensor:
     """The largest root mean square of a sample."""
     return x.flatten(1).square().mean(1).max().sqrt()
-
-
-def _broken(x: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-    broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for each in (x, *inputs):
-        broken = broken | ~each.detach().reshape(len(x), each[:1].numel()).isfinite().all(1)
-    return broken
-
-
-def _masked(x: Tensor, broken: Tensor) -> Tensor:
-    return x.masked_fill(broken.view(-1, *[1] * (x.ndim - 1)), 0) if bool(broken.any()) else x
 
 
 def _failure(what: str, which: Tensor, advice: str) -> IntegrationError:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from featherlight.nn.implicit import IDENTITY, RELU, TANH, ImplicitLayer, StrictlyTriangular, Unconstrained
 from featherlight.nn.implicit.convert import (
@@ -72,7 +73,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(4, 3), (4,)),
     "mlp": (
         lambda: nn.Sequential(
-            nn.Linear(5, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 6), nn.Identity(), nn.Tanh()), nn.Linear(6, 2)
+            weight_norm(nn.Linear(5, 8)),
+            nn.ReLU(),
+            nn.Sequential(nn.Linear(8, 6), nn.Identity(), nn.Tanh()),
+            nn.Linear(6, 2),
         ),
         (5,),
     ),

@@ -133,6 +133,27 @@ def test_a_sample_that_does_not_converge_has_a_status_and_no_gradient() -> None:
     assert float(layer.f.rate.grad) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_sample_is_named_and_does_not_reach_gradients(broken: float) -> None:
+    layer, u = Equilibrium(block()), normal(3, 1, 3, 2)
+    start = torch.zeros(3, 2, 3, 2, dtype=torch.float64)
+    harmed = u.clone()
+    harmed[1, 0, 2, 1] = broken
+    if broken != broken:
+        with pytest.raises(FixedPointError, match=r"nan or inf at its first evaluation for sample 1 \(1 of 3\)"):
+            layer(harmed, start=start)
+    found = layer.attempt(harmed, start=start)
+    assert found.statuses.tolist() == [Status.CONVERGED, Status.BROKEN_INPUT, Status.CONVERGED]
+    assert found.values[1].isnan().all()
+    gradients = torch.autograd.grad(found.values[[0, 2]].square().sum(), list(layer.parameters()))
+    alone = layer(u[[0, 2]], start=start[[0, 2]]).values
+    torch.testing.assert_close(found.values[[0, 2]], alone)
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(alone.square().sum(), list(layer.parameters())), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_gradient_that_is_not_found_is_an_error() -> None:
     layer = Equilibrium(Dense(6, 0.99), backward_solver=Picard(max_steps=2))
     found = layer(normal(2, 6) * 0.01, start=torch.zeros(2, 6, dtype=torch.float64))

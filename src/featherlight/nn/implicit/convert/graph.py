@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 from torch.nn import functional
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from featherlight.nn.implicit.activations import RELU, SIGMOID, TANH, leaky_relu
 from featherlight.nn.implicit.convert.assembly import assembled
@@ -105,10 +106,12 @@ def _made(root: nn.Module, node: fx.Node, rules: Mapping[type[nn.Module], Rule],
     """What one node gives; errors get its name in front."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        name = f"layer `{str(node.target).removeprefix('0').lstrip('.')}` ({type(module).__name__})".replace("`` ", "")
-        call: Callable[..., Any] | None = rules.get(type(module))
+        kind = type_before_parametrizations(module)
+        place = str(node.target).removeprefix("0").removeprefix(".")
+        name = f"layer `{place}` ({kind.__name__})" if place else f"layer ({kind.__name__})"
+        call: Callable[..., Any] | None = rules.get(kind)
         if call is None:
-            why = REASONS.get(type(module), "there is no rule for it; give one by `rules=`, or leave it outside.")
+            why = REASONS.get(kind, "there is no rule for it; give one by `rules=`, or leave it outside.")
             raise ValueError(f"{name} has no implicit form: {why}")
         call = partial(call, module)
     else:

@@ -6,7 +6,7 @@ export FEATHERLIGHT_DATA ?= $(wildcard $(DATA))
 
 DEMO := --model minilm --train stdlib-docs --trainable last:2 --minutes 1
 
-.PHONY: setup demo test coverage test-wheel lint docs bench-zo bench-methods bench-sst2 bench-loop clean
+.PHONY: setup demo test coverage test-wheel lint docs bench-zo bench-methods bench-sst2 bench-loop faults clean
 
 setup: .venv/.ready
 
@@ -60,6 +60,10 @@ bench-sst2: setup
 bench-loop: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.loop
+
+# What can go wrong with a run, done to it thousands of times; hours. Goes on where it stopped.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 clean:
 	rm -rf .venv build runs docs/_build docs/api

@@ -22,7 +22,12 @@ def test_a_run_leaves_a_model_a_card_and_a_report_and_is_not_run_twice(run, fini
     assert record.summary.counters.steps == STEPS
     assert record.summary.metric is not None
     assert record.summary.metric.last > record.summary.metric.start
-    assert {path.name for path in (out / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in (out / "model").iterdir()} == {
+        "README.md",
+        "config.json",
+        "manifest.json",
+        "model.safetensors",
+    }
     card = (out / "model" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: featherlight")
     assert "classify/digits --set epochs=2" in card

@@ -30,6 +30,9 @@ _FOREIGN_MAGIC = {
 }
 
 
+_TOO_DEEP = "the JSON is nested so deeply that it is no table. Write one flat object a row."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """A file and what its first bytes say about its format."""
@@ -230,6 +233,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 f"{path}:{number}: the line is not JSON ({error.msg} at column {error.colno}), so its row cannot be "
                 "read. Write one object a line."
             ) from error
+        except RecursionError:
+            raise ValueError(f"{path}:{number}: {_TOO_DEEP}") from None
 
 
 def _json_array(path: Path) -> Iterator[tuple[str, Any]]:
@@ -241,6 +246,8 @@ def _json_array(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path}:{error.lineno}: the file is not one JSON array ({error.msg} at column {error.colno}), so its rows "
             "cannot be read. Write one array of objects, or one object a line."
         ) from error
+    except RecursionError:
+        raise ValueError(f"{path}: {_TOO_DEEP}") from None
     for number, row in enumerate(rows, 1):
         yield f"{path}: row {number}", row
 

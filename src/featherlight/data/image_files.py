@@ -145,6 +145,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray]:
         raise ValueError(
             f"{path} is no NumPy archive, or is cut short or damaged ({error}). Copy or write it again."
         ) from error
+    except MemoryError as error:
+        raise ValueError(f"{path} says that it holds more than the memory of this machine ({error}).") from None
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise

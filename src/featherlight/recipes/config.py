@@ -128,6 +128,8 @@ def split_toml(text: str, *, source: str) -> tuple[str | None, dict[str, Any]]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{source} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise ValueError(f"{source} is nested so deeply that it is no config.") from None
     version, recipe, off = values.pop("version", VERSION), values.pop("recipe", None), values.pop("off", [])
     if not isinstance(version, int) or version > VERSION:
         raise ValueError(

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from featherlight.meter import Meter
 from featherlight.optim import RankOneSigns, ZerothOrderSGD
-from featherlight.optim.zeroth_order import StepRecord, Target, apply_update, targets_of
+from featherlight.optim.zeroth_order import Echo, StepRecord, Target, apply_update, targets_of
 from featherlight.trainer import JournalContents, JournalWriter, read_journal, replay_journal, weights_digest
 from featherlight.trainer.journal import encode_record
 from tests.unit.optim.problems import bits_of, make_model, make_objective
@@ -375,3 +377,22 @@ def test_digest_sees_names_types_shapes_and_every_bit() -> None:
     digests = [weights_digest(tensors) for tensors in (base, *others)]
     assert len(set(digests)) == len(digests)
     assert weights_digest({"b": base["b"], "a": base["a"].T.contiguous().T}) == digests[0]
+
+
+def test_the_vector_of_the_docs_is_what_is_written(tmp_path: Path) -> None:
+    """The page has a reader of its own for it, which a test of the docs runs."""
+    page = (Path(__file__).parents[3] / "docs" / "journal.md").read_text()
+    vector = bytes.fromhex("".join(re.findall(r'^    "([0-9a-f]+)"$', page, re.MULTILINE)))
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    targets = targets_of(model, [{"params": list(model.parameters())}])
+    facts: dict[str, Any] = {"seed": 7, "scale": 0.5, "rates": (0.25,), "decays": (1.0,)}
+    steps = [StepRecord(step=step, coefficients=torch.tensor([3, -4]), **facts) for step in range(2)]
+    steps[1] = replace(steps[1], echoes=(Echo(step=0, rates=(0.125,)),), world=2, epoch=1)
+    journal = JournalWriter(tmp_path / "journal", header={"base": "b"}, fitted={}, meter=Meter())
+    for step in steps:
+        journal.append(step, targets)
+    journal.note_state(2)
+    journal.close()
+    assert (tmp_path / "journal").read_bytes() == vector

@@ -201,10 +201,14 @@ def _part(data: bytes, start: int, length_format: str, checksum: Checksum) -> tu
 
 
 def _header(text: bytes, path: Path) -> dict[str, Any]:
-    header = json.loads(text)
-    if header["format"] != FORMAT:
+    try:
+        header = json.loads(text)
+        version, _ = header["format"], header.get("parameters")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"the header of {path} is not that of a journal, so nothing of it can be replayed.") from None
+    if version != FORMAT:
         raise ValueError(
-            f"{path} has journal format {header['format']}; this version reads format {FORMAT}. Update featherlight."
+            f"{path} has journal format {version}; this version reads format {FORMAT}. Update featherlight."
         )
     return header
 

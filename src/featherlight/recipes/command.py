@@ -65,6 +65,23 @@ def execute(
         tell_all(done, plan.path / "report.html", as_json=as_json)
 
 
+def carry_out(
+    plan: Plan,
+    *,
+    dry_run: bool,
+    command: str,
+    as_json: bool,
+    console: Console,
+    listeners: Listeners,
+    world: World = ALONE,
+) -> None:
+    """Runs a plan, or in a dry run shows what it would do; raises as `execute` does."""
+    if dry_run:
+        show_plan(plan, as_json=as_json, console=console, world=world)
+    else:
+        execute(plan, command=command, as_json=as_json, console=console, listeners=listeners, world=world)
+
+
 def go_on(path: Path, *, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE) -> None:
     """Takes up the run of a directory; raises as `execute` does."""
     display = Display(console if world.is_first else None)

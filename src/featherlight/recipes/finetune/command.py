@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featherlight.recipes.catalogue import Recipe, find_recipe
+from featherlight.recipes.catalogue import find_recipe
 from featherlight.recipes.config import changed, from_mapping, known_keys, parse_set, read_toml
 from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
+from featherlight.recipes.runner import Plan, plan_runs
 
 
 def merged_config(
@@ -37,9 +38,13 @@ def merged_config(
     return changed(config, chosen, source="--set")
 
 
-def custom() -> Recipe:
-    """The recipe that the command line's fine-tunes are variants of."""
-    return find_recipe(RECIPE)
+def plan_finetune(
+    given: Mapping[str, Any], *, lr: float | None, config_file: Path | None, changes: Sequence[str], out: Path | None
+) -> Plan:
+    """The one run of a fine-tune, in `out` or in a directory named after it; raises as `merged_config` does."""
+    config = merged_config(given, lr=lr, config_file=config_file, changes=changes)
+    path = out if out is not None else Path("runs") / default_name(config)
+    return plan_runs(find_recipe(RECIPE), base=config, changes=[], seeds=1, out=path)
 
 
 def default_name(config: FinetuneConfig) -> str:

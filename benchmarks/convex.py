@@ -1,21 +1,19 @@
 """Box-constrained quadratics in batches, forward and backward, beside general differentiable solvers; unrolled updates.
 
-    python -m benchmarks.convex --short     a minute
-    python -m benchmarks.convex             a few minutes
+    python -m benchmarks.convex --short     a few minutes
+    python -m benchmarks.convex             ten minutes; goes on where it stopped
 
-All sides run on one thread, in one process, in turn, on the same programs in float64: a positive definite matrix an element,
+A finished shape is a line of results/convex.rows.jsonl and is not measured again. All sides run on one thread, in one process, in turn, on the same programs in float64: a positive definite matrix an element,
 and gradients of linear term, matrix and both bounds. The peers come with `pip install -r benchmarks/peers.txt`; one that is
 absent is named and its figures are left out. Agreement is the largest difference from our steps and gradients, relative to
 the largest number of each. Peers are set to agree to 1e-8 where their settings reach that; their defaults are measured too.
 cvxpylayers without moreau cannot take a matrix as a parameter of a quadratic form: it is handed the Cholesky factor, and its
-gradient is compared with that which ours has for the factor.
+gradient is compared with that which ours has for the factor. As it solves the elements one after another, it is given the
+first few of the batch; times are an element's.
 """
 
 import argparse
-import contextlib
 import importlib.util
-import io
-import statistics
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, in_turn, spread, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, in_turn, ratio, spread, target, write_results
 from featherlight.solvers.convex import Box, DiagonalMetric, FullMetric, solve_convex_step
 from featherlight.solvers.simplex_qp import compiled
 
 SHAPES = ((10, 128), (50, 128), (100, 32))
 ASKED = {"cvxpylayers": 30.0, "cvxpylayers + moreau": 5.0, "moreau": 2.0}
 STEPS, UNROLLED = 5, (10, 128)
+FEW = 4
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 """Matrix (or its factor), linear term and bounds."""
 Solver = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -102,12 +101,17 @@ def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> S
     return lambda *tensors: layer(*tensors[: len(given)], solver_args=settings)[0]
 
 
+TIGHT = {"eps": 1e-12, "mode": "dense", "n_jobs_forward": 1, "n_jobs_backward": 1}
 PEERS: dict[str, tuple[str, bool, Callable[[int, int], Solver]]] = {
     "moreau": ("moreau", False, moreau),
     "cvxpylayers + moreau": ("moreau", False, lambda n, _: cvxpylayer(n, form="matrix")),
     "qpth": ("qpth", False, qpth),
-    "cvxpylayers": ("cvxpylayers", True, lambda n, _: cvxpylayer(n, form="factor", eps=1e-12, mode="dense")),
-    "cvxpylayers, its tolerances": ("cvxpylayers", True, lambda n, _: cvxpylayer(n, form="factor")),
+    "cvxpylayers": ("cvxpylayers", True, lambda n, _: cvxpylayer(n, form="factor", **TIGHT)),
+    "cvxpylayers, its tolerances": (
+        "cvxpylayers",
+        True,
+        lambda n, _: cvxpylayer(n, form="factor", n_jobs_forward=1, n_jobs_backward=1),
+    ),
 }
 """Package, whether it takes the factor, and its solver for a shape."""
 
@@ -142,45 +146,56 @@ def installed(module: str) -> bool:
     return True
 
 
-def boxes(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All sides at the three shapes."""
-    rows, targets = [], []
-    for n, batch in SHAPES:
-        sides = {
-            "featherlight": call(ours, sample(n, batch)),
-            "featherlight, torch alone": call(by_torch, sample(n, batch)),
-        }
-        agreement = {}
-        for name, (module, by_factor, make) in PEERS.items():
-            if not installed(module):
-                continue
-            tensors = sample(n, batch, by_factor=by_factor)
-            sides[name] = call(make(n, batch), tensors)
-            agreement[name] = difference(sides[name](), sides["featherlight"](), tensors[0] if by_factor else None)
-        seconds = in_turn(sides, rounds=rounds)
-        for name, values in seconds.items():
-            step, gradients = agreement.get(name, (0.0, 0.0))
-            each = spread([1e6 * s / batch for s in values])
-            rows.append({"kind": "box", "n": n, "batch": batch, "side": name, "microseconds": each, "step_off": step,
-                         "gradients_off": gradients})  # fmt: skip
-            print(
-                f"n {n:4} batch {batch:4} {name:28} {each['median']:10.1f} us an element; off {step:.1e}, {gradients:.1e}"
-            )
-            if name in ASKED:
-                times = statistics.median([a / b for a, b in zip(values, seconds["featherlight"], strict=True)])
-                targets.append(target(f"n {n}, batch {batch}: faster than {name}", times, ">=", ASKED[name], "times"))
-        reached = [gap for name, pair in agreement.items() if name in ASKED for gap in pair]
-        if reached:
-            targets.append(target(f"n {n}, batch {batch}: agreement with those", max(reached), "<=", 1e-8, ""))
-    return rows, targets
+def box(n: int, batch: int, rounds: int) -> Row:
+    """All sides at one shape: microseconds an element, ratios to ours, and agreement."""
+    sides = {
+        "featherlight": call(ours, sample(n, batch)),
+        "featherlight, torch alone": call(by_torch, sample(n, batch)),
+    }
+    counts, agreement = dict.fromkeys(sides, batch), {}
+    mine = sides["featherlight"]()
+    for name, (module, by_factor, make) in PEERS.items():
+        if not installed(module):
+            continue
+        counts[name] = FEW if by_factor else batch
+        tensors = first(sample(n, batch, by_factor=by_factor), counts[name])
+        sides[name] = call(make(n, batch), tensors)
+        agreement[name] = difference(sides[name](), first(mine, counts[name]), tensors[0] if by_factor else None)
+    seconds = in_turn(sides, rounds=rounds)
+    each = {name: [1e6 * s / counts[name] for s in values] for name, values in seconds.items()}
+    return {
+        "microseconds": {name: spread(values) for name, values in each.items()},
+        "times": {name: ratio(values, each["featherlight"]) for name, values in each.items()},
+        "elements": counts,
+        "agreement": agreement,
+    }
 
 
-def unrolled(step: Callable[[Tensor, Tensor], Tensor], metric: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+def first(tensors: tuple[Tensor, ...], count: int) -> Any:
+    """The first elements of all tensors; leaves stay leaves."""
+    return tuple(x.detach()[:count].clone().requires_grad_(x.requires_grad) for x in tensors)
+
+
+def targets_of(row: Row) -> list[dict[str, Any]]:
+    """What was asked of a shape, for the peers that were there."""
+    name = f"n {row['n']}, batch {row['batch']}: "
+    asked = {peer: times for peer, times in ASKED.items() if peer in row["times"]}
+    found = [
+        target(f"{name}faster than {peer}", row["times"][peer]["median"], ">=", times, "times")
+        for peer, times in asked.items()
+    ]
+    for peer in asked:
+        found.append(target(f"{name}agreement with {peer}", max(row["agreement"][peer]), "<=", 1e-8, ""))
+    return found
+
+
+def unrolled(step: Callable[[Tensor, Tensor], Tensor], metric: Tensor, batch: int) -> Callable[[], tuple[Tensor, ...]]:
     """So many updates of a least-squares problem, and the gradient of the last loss with respect to the metric."""
-    n, batch = UNROLLED
+    n = UNROLLED[0]
     generator = torch.Generator().manual_seed(1)
-    a = torch.randn(batch, n, n, generator=generator, dtype=torch.float64) / n**0.5
-    start = torch.randn(batch, n, generator=generator, dtype=torch.float64)
+    a = torch.randn(UNROLLED[1], n, n, generator=generator, dtype=torch.float64) / n**0.5
+    start = torch.randn(UNROLLED[1], n, generator=generator, dtype=torch.float64)
+    a, start = a[:batch], start[:batch]
 
     def run() -> tuple[Tensor, ...]:
         x = start
@@ -191,34 +206,46 @@ def unrolled(step: Callable[[Tensor, Tensor], Tensor], metric: Tensor) -> Callab
     return run
 
 
-def updates(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def updates(rounds: int) -> Row:
     """Unrolled updates with a full metric beside cvxpylayers, and with a diagonal one."""
     n, batch = UNROLLED
     matrix = sample(n, batch)[0].detach() + 3 * torch.eye(n, dtype=torch.float64)
-    factor = torch.linalg.cholesky(matrix).mT.contiguous().requires_grad_()
+    factor = torch.linalg.cholesky(matrix[:FEW]).mT.contiguous().requires_grad_()
     matrix.requires_grad_()
     diagonal = matrix.detach().diagonal(dim1=1, dim2=2).clone().requires_grad_()
     sides = {
-        "featherlight": unrolled(lambda h, m: solve_convex_step(m, FullMetric(h)).step_BN, matrix),
-        "featherlight, diagonal": unrolled(lambda h, m: solve_convex_step(m, DiagonalMetric(h)).step_BN, diagonal),
+        "featherlight": unrolled(lambda h, m: solve_convex_step(m, FullMetric(h)).step_BN, matrix, batch),
+        "featherlight, diagonal": unrolled(
+            lambda h, m: solve_convex_step(m, DiagonalMetric(h)).step_BN, diagonal, batch
+        ),
     }
+    counts, agreement = dict.fromkeys(sides, batch * STEPS), {}
     if installed("cvxpylayers"):
-        layer = cvxpylayer(n, form="factor", bounded=False, eps=1e-12, mode="dense")
-        sides["cvxpylayers"] = unrolled(lambda h, m: layer(h, m), factor)
-    seconds = in_turn(sides, rounds=rounds)
-    rows, targets = [], []
-    for name, values in seconds.items():
-        each = spread([1e6 * s / batch / STEPS for s in values])
-        rows.append({"kind": "unrolled", "n": n, "batch": batch, "side": name, "microseconds": each})
-        print(f"unrolled {name:28} {each['median']:10.2f} us an update and element")
-    if "cvxpylayers" in sides:
-        mine, theirs = sides["featherlight"](), sides["cvxpylayers"]()
+        layer = cvxpylayer(n, form="factor", bounded=False, **TIGHT)
+        counts["cvxpylayers"] = FEW * STEPS
+        sides["cvxpylayers"] = unrolled(lambda h, m: layer(h, m), factor, FEW)
+        mine, theirs = first(sides["featherlight"](), FEW), sides["cvxpylayers"]()
         of_factor = factor.detach() @ (mine[1] + mine[1].mT)
-        off = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(theirs, (mine[0], of_factor), strict=True))
-        times = statistics.median([a / b for a, b in zip(seconds["cvxpylayers"], seconds["featherlight"], strict=True)])
-        targets.append(target("unrolled full metric: faster than cvxpylayers", times, ">=", 500, "times"))
-        targets.append(target("unrolled full metric: agreement", off, "<=", 1e-8, ""))
-    return rows, targets
+        pairs = zip(theirs, (mine[0], of_factor), strict=True)
+        agreement["cvxpylayers"] = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+    seconds = in_turn(sides, rounds=rounds)
+    each = {name: [1e6 * s / counts[name] for s in values] for name, values in seconds.items()}
+    return {
+        "microseconds": {name: spread(values) for name, values in each.items()},
+        "times": {name: ratio(values, each["featherlight"]) for name, values in each.items()},
+        "times_diagonal": {name: ratio(values, each["featherlight, diagonal"]) for name, values in each.items()},
+        "agreement": agreement,
+    }
+
+
+def line(row: Row) -> str:
+    """A finished row."""
+    head = f"{row['kind']}, n {row['n']}, batch {row['batch']}: microseconds an element (and how far from ours)"
+    lines = [head]
+    for name, value in row["microseconds"].items():
+        off = ", ".join(f"{x:.1e}" for x in row["agreement"].get(name, ()))
+        lines.append(f"  {name:28} {value['median']:10.1f}  {off}")
+    return "\n".join(lines)
 
 
 def picture(rows: list[dict[str, Any]]) -> None:
@@ -230,10 +257,10 @@ def picture(rows: list[dict[str, Any]]) -> None:
 
     figure, panels = pyplot.subplots(1, len(SHAPES), figsize=(12, 3), sharey=True)
     for axes, (n, batch) in zip(panels, SHAPES, strict=True):
-        shown = [row for row in rows if row["kind"] == "box" and (row["n"], row["batch"]) == (n, batch)]
-        medians = [row["microseconds"]["median"] for row in shown]
-        colors = ["C0" if row["side"].startswith("featherlight") else "C1" for row in shown]
-        bars = axes.barh([row["side"] for row in shown], medians, color=colors)
+        row = next(row for row in rows if row["kind"] == "box" and (row["n"], row["batch"]) == (n, batch))
+        medians = [value["median"] for value in row["microseconds"].values()]
+        colors = ["C0" if side.startswith("featherlight") else "C1" for side in row["microseconds"]]
+        bars = axes.barh(list(row["microseconds"]), medians, color=colors)
         axes.bar_label(bars, labels=[f" {value:,.3g}" for value in medians])
         axes.set_xscale("log")
         axes.set_xlim(right=8 * max(medians))
@@ -246,15 +273,36 @@ def picture(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="fewer rounds")
-    rounds = 3 if parser.parse_args().short else 9
+    parser.add_argument("--short", action="store_true", help="fewer rounds, in a file of its own")
+    parser.add_argument("--minutes", type=float, help="begins no further shape after so many")
+    arguments = parser.parse_args()
+    name, rounds = ("convex_short", 3) if arguments.short else ("convex", 9)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with contextlib.redirect_stderr(io.StringIO()):
-        rows, targets = boxes(rounds)
-        more, others = updates(rounds)
-    write_results("convex", rows + more, targets + others)
-    picture(rows)
+    finished = FinishedRuns(RESULTS / f"{name}.rows.jsonl", arguments.minutes)
+    rows = []
+    try:
+        for n, batch in SHAPES:
+            key = {"kind": "box", "n": n, "batch": batch, "rounds": rounds}
+            rows.append(finished.get(key, lambda n=n, batch=batch: box(n, batch, rounds), line))
+        key = {"kind": "unrolled", "n": UNROLLED[0], "batch": UNROLLED[1], "rounds": rounds}
+        rows.append(finished.get(key, lambda: updates(rounds), line))
+    except OutOfTimeError:
+        print("the minutes are used up; the same command goes on")
+        return
+    targets = [one for row in rows[:-1] for one in targets_of(row)]
+    last = rows[-1]
+    if "cvxpylayers" in last["times"]:
+        times = last["times"]["cvxpylayers"]["median"], last["times_diagonal"]["cvxpylayers"]["median"]
+        targets.append(target("unrolled updates, full metric: faster than cvxpylayers", times[0], ">=", 500, "times"))
+        targets.append(
+            target("unrolled updates, diagonal metric: faster than cvxpylayers", times[1], ">=", 500, "times")
+        )
+        off = max(last["agreement"]["cvxpylayers"])
+        targets.append(target("unrolled updates: agreement with cvxpylayers", off, "<=", 1e-8, ""))
+    write_results(name, rows, targets)
+    if not arguments.short:
+        picture(rows)
 
 
 if __name__ == "__main__":

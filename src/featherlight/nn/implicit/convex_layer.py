@@ -230,7 +230,7 @@ class CvxpyProgram(nn.Module):
         inputs: its parameters that a call is given, in their order.
         output: its variable that is returned.
         learned: start values of its other parameters, which become parameters of the module.
-        solver_args: settings of the solver; None is its tightest useful tolerance.
+        solver_args: settings of diffcp; None is a tolerance of 1e-10. Jobs are torch's threads unless given.
 
     Source: Agrawal et al. 2019, "Differentiable convex optimization layers".
     """
@@ -260,6 +260,8 @@ class CvxpyProgram(nn.Module):
         learned = {} if learned is None else learned
         self._shapes, self._size = [tuple(each.shape) for each in inputs], tuple(output.shape)
         self._solver_args = {"eps": 1e-10} if solver_args is None else dict(solver_args)
+        for name in ("n_jobs_forward", "n_jobs_backward"):
+            self._solver_args.setdefault(name, torch.get_num_threads())
         self._layer = CvxpyLayer(problem, parameters=[*inputs, *learned], variables=[output])
         self._learned = nn.ParameterList([nn.Parameter(value.detach().clone()) for value in learned.values()])
 

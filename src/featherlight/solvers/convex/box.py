@@ -1,4 +1,4 @@
-"""Full metrics in a box through the compiled kernels, where those can be used.
+"""Full metrics in a box, or everywhere, through the compiled kernels, where those can be used.
 
 Legend of shapes: B elements, M matrices, N coordinates.
 """
@@ -19,7 +19,7 @@ _ELEMENTS_A_THREAD = 8
 
 
 def solve_box(
-    gradient: Tensor, metric: FullMetric, point: Tensor | None, box: Box | LinfBall, max_steps: int
+    gradient: Tensor, metric: FullMetric, point: Tensor | None, box: Box | LinfBall | None, max_steps: int
 ) -> ConvexSolution:
     """As `solve_convex_step`, of a problem that was checked."""
     m = gradient.double()
@@ -33,9 +33,12 @@ def solve_box(
     return ConvexSolution(step.to(gradient.dtype), status, residual.to(gradient.dtype))
 
 
-def _bounds(box: Box | LinfBall, like: Tensor, point: Tensor | None) -> tuple[Tensor, Tensor]:
+def _bounds(box: Box | LinfBall | None, like: Tensor, point: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of the step; nan where the point is not finite."""
-    if isinstance(box, LinfBall):
+    if box is None:
+        far = like.new_full((1,), torch.inf)
+        low, high = -far, far
+    elif isinstance(box, LinfBall):
         radius = torch.as_tensor(box.radius, dtype=like.dtype)[..., None]
         low, high = -radius, radius
     else:

@@ -145,8 +145,9 @@ def _start(m_N, low_N, high_N, room, factor_NN, state_N):
 
 
 @compiled
-def _optimum(m_N, low_N, high_N, room, factor_NN, state_N, d_N):
-    """The optimum at given states and its gradient m + H d; False where rounding leaves no factor."""
+def _optimum(m_N, low_N, high_N, room, factor_NN, state_N, d_N, first):
+    """The optimum at given states and its gradient m + H d; False where rounding leaves no factor. At first, where all
+    coordinates are free, both factor and optimum are those of the start."""
     n, k = m_N.shape[0], 0
     index_N, part_N, pull_N = room.index_N, room.part_N, room.pull_N
     for i in range(n):
@@ -162,14 +163,15 @@ def _optimum(m_N, low_N, high_N, room, factor_NN, state_N, d_N):
         row = room.h_NN[i]
         for j in range(n):
             pull_N[j] += d * row[j]
-    for a in range(k):
-        row, target = room.h_NN[index_N[a]], factor_NN[a]
-        part_N[a] = -pull_N[index_N[a]]
-        for b in range(a, k):
-            target[b] = row[index_N[b]]
-    if not _factor(factor_NN, k):
-        return False
-    _solve(factor_NN, k, part_N)
+    if not (first and k == n):
+        for a in range(k):
+            row, target = room.h_NN[index_N[a]], factor_NN[a]
+            part_N[a] = -pull_N[index_N[a]]
+            for b in range(a, k):
+                target[b] = row[index_N[b]]
+        if not _factor(factor_NN, k):
+            return False
+        _solve(factor_NN, k, part_N)
     for a in range(k):
         d, row = part_N[a], room.h_NN[index_N[a]]
         d_N[index_N[a]] = d
@@ -239,8 +241,8 @@ def _element(m_N, h_NN, low_N, high_N, room, max_steps, d_N, state_N, factor_NN)
     if status != SOLVED:
         return status, 0.0
     best, patience = m_N.shape[0] + 1, _PATIENCE
-    for _ in range(max_steps):
-        if not _optimum(m_N, low_N, high_N, room, factor_NN, state_N, d_N):
+    for step in range(max_steps):
+        if not _optimum(m_N, low_N, high_N, room, factor_NN, state_N, d_N, step == 0):
             return INDEFINITE, 0.0
         sizes = _sizes(m_N, low_N, high_N, room.pull_N, d_N)
         count, worst = _leave(low_N, high_N, room.pull_N, d_N, state_N, sizes, patience > 0)

@@ -21,11 +21,12 @@ from featherlight.solvers.convex.constraints import (
     LinfBall,
     Simplex,
 )
-from featherlight.solvers.convex.metrics import FullMetric, KroneckerMetric, Metric
+from featherlight.solvers.convex.metrics import DiagonalMetric, FullMetric, KroneckerMetric, Metric
 from featherlight.solvers.convex.mirror import solve_mirror
 from featherlight.solvers.convex.outcome import ConvexSolution
-from featherlight.solvers.convex.pieces import make_pieces
+from featherlight.solvers.convex.pieces import make_limits, make_pieces
 from featherlight.solvers.convex.program import Program, begin, check_shapes
+from featherlight.solvers.convex.separable import solve_separable
 from featherlight.solvers.simplex_qp import compiled
 
 
@@ -69,8 +70,8 @@ def solve_convex_step(
         return _mirrored(gradient_BN, metric, point_BN, constraint, prox)
     _check_pair(metric, constraint, prox, max_steps)
     check_shapes(gradient_BN, metric, point_BN)
-    is_full = isinstance(metric, FullMetric) and prox is None
-    if is_full and isinstance(constraint, Box | LinfBall) and compiled.use_kernels(gradient_BN):
+    is_separable = constraint is None or isinstance(constraint, Box | LinfBall)
+    if is_separable and isinstance(metric, FullMetric) and prox is None and compiled.use_kernels(gradient_BN):
         return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
     is_affine = isinstance(constraint, AffineEquality)
     program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox), wide=is_affine)
@@ -81,6 +82,8 @@ def solve_convex_step(
         return solve_affine(program, constraint)
     if isinstance(constraint, L2Ball):
         return solve_l2_ball(program, constraint)
+    if isinstance(metric, DiagonalMetric) and is_separable:
+        return solve_separable(*make_limits(program, constraint, prox))
     return solve_pieces(*make_pieces(program, constraint, prox), max_steps)
 
 

@@ -124,7 +124,8 @@ def test_a_program_of_cvxpy_is_a_layer() -> None:
     pytest.importorskip("cvxpylayers")
     y, u, low, bound = cvxpy.Variable(2), cvxpy.Parameter(2), cvxpy.Parameter(), cvxpy.Parameter()
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(y - u)), [y >= low, cvxpy.sum(y) <= bound])
-    layer = CvxpyProgram(problem, inputs=[u, low], output=y, learned={bound: torch.tensor(1.0)})
+    serial = {"eps": 1e-10, "n_jobs_forward": 1, "n_jobs_backward": 1}
+    layer = CvxpyProgram(problem, inputs=[u, low], output=y, learned={bound: torch.tensor(1.0)}, solver_args=serial)
     points = torch.tensor([[2.0, 1.0], [0.1, 0.2], [-3.0, 0.5]]).requires_grad_()
     result = layer(points, torch.tensor(0.0))
     torch.testing.assert_close(result.values, torch.tensor([[1.0, 0.0], [0.1, 0.2], [0.0, 0.5]]), atol=1e-5, rtol=0)

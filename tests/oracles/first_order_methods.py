@@ -46,6 +46,7 @@ def backtracking_descent(value, gradient, x_BN: Tensor, target_B: Tensor, *, war
         gradient: likewise.
         x_BN: where it starts, with a size of 1.
         target_B: values to be reached.
+        limit: evaluations after which a problem is given up, which are then its result.
         warm: starts from the last size, doubled if that was taken at once; else from 1 in each step.
     """
     x, count = x_BN.clone(), torch.zeros(len(x_BN), dtype=torch.float64)
@@ -63,5 +64,5 @@ def backtracking_descent(value, gradient, x_BN: Tensor, target_B: Tensor, *, war
             doubled = doubled & ~pending
             size = torch.where(pending, size / 2, size)
         x = torch.where(active[:, None], x - size[:, None] * slope, x)
-        reached = torch.where(active & (value(x) <= target_B), count, reached)
+        reached = torch.where(active & ((value(x) <= target_B) | (count >= limit)), count, reached)
     return reached

@@ -2,6 +2,7 @@
 
 from featherlight.optim.learned.adaptive import AdaptiveSteps
 from featherlight.optim.learned.convex_update import ConvexUpdate
+from featherlight.optim.learned.cvxpy_rule import CvxpyRule, CvxpyUpdate
 from featherlight.optim.learned.memory import Momentum, MovingAverage, NoMemory, PastTerms
 from featherlight.optim.learned.metrics import DiagonalSteps, FullSteps, KroneckerSteps, MirrorSteps, ScalarSteps
 from featherlight.optim.learned.protocols import DescribedRule, MemoryPart, MetricPart, Tensors, Terms, UpdateRule
@@ -27,6 +28,8 @@ __all__ = [
     "ConvexRule",
     "ConvexState",
     "ConvexUpdate",
+    "CvxpyRule",
+    "CvxpyUpdate",
     "DescribedRule",
     "DiagonalSteps",
     "FullSteps",

@@ -103,8 +103,18 @@ class CvxpyRule(nn.Module):
         return steps, CvxpyState(steps)
 
 
-class CvxpyUpdate(ConvexUpdate):
-    """A ConvexUpdate by a cvxpy program: `CvxpyUpdate(problem, parameters, variables, params)`.
+def CvxpyUpdate(
+    problem: "cvxpy.Problem",
+    parameters: Mapping[str, Any],
+    variables: Sequence["cvxpy.Variable"],
+    params: ParamsT,
+    *,
+    lr: float = 1.0,
+    weight_decay: float = 0.0,
+    safeguard: Safeguard | None = None,
+    solver_args: Mapping[str, Any] | None = None,
+) -> ConvexUpdate:
+    """A ConvexUpdate whose step is a cvxpy program.
 
     Args:
         problem: see CvxpyRule.
@@ -114,30 +124,20 @@ class CvxpyUpdate(ConvexUpdate):
         params: parameters or groups, as for torch.optim.
         lr: factor of the steps; at most 1 if the program constrains points.
         weight_decay: as in ConvexUpdate.
-        safeguard: as in ConvexUpdate; its gradient steps know nothing of the program's constraints.
+        safeguard: as in ConvexUpdate; its gradient steps know nothing of the program's constraints, so it is off by default.
         solver_args: see CvxpyRule.
-    """
 
-    def __init__(
-        self,
-        problem: "cvxpy.Problem",
-        parameters: Mapping[str, Any],
-        variables: Sequence["cvxpy.Variable"],
-        params: ParamsT,
-        *,
-        lr: float = 1.0,
-        weight_decay: float = 0.0,
-        safeguard: Safeguard | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-    ) -> None:
-        unknown = sorted(parameters.keys() - {"gradients", "points", "last_steps", "learned"})
-        if unknown or "gradients" not in parameters:
-            raise ValueError(
-                "`parameters` must say which take the `gradients`, and may name `points`, `last_steps` and `learned`; got "
-                f"{sorted(parameters)}."
-            )
-        rule = CvxpyRule(problem, variables, solver_args=solver_args, **parameters)
-        super().__init__(params, rule, lr=lr, weight_decay=weight_decay, safeguard=safeguard)
+    Raises:
+        ValueError: as CvxpyRule and ConvexUpdate; a role that is unknown, or no gradients.
+    """
+    unknown = sorted(parameters.keys() - {"gradients", "points", "last_steps", "learned"})
+    if unknown or "gradients" not in parameters:
+        raise ValueError(
+            "`parameters` must say which take the `gradients`, and may name `points`, `last_steps` and `learned`; got "
+            f"{sorted(parameters)}."
+        )
+    rule = CvxpyRule(problem, variables, solver_args=solver_args, **parameters)
+    return ConvexUpdate(params, rule, lr=lr, weight_decay=weight_decay, safeguard=safeguard)
 
 
 def _layer(problem: "cvxpy.Problem", parameters: list[Any], variables: list[Any]) -> Any:

@@ -10,6 +10,14 @@ from featherlight.nn.implicit.certificates import (
     scaled_system,
     sensitivity,
 )
+from featherlight.nn.implicit.convex_layer import (
+    ConvexLayer,
+    CvxpyProgram,
+    LearnedDiagonal,
+    LearnedFull,
+    LearnedLowRank,
+    LearnedMetric,
+)
 from featherlight.nn.implicit.equilibrium import Equilibrium
 from featherlight.nn.implicit.gradients import (
     GradientMode,
@@ -38,6 +46,8 @@ __all__ = [
     "SIGMOID",
     "TANH",
     "Activation",
+    "ConvexLayer",
+    "CvxpyProgram",
     "Equilibrium",
     "GradientMode",
     "ImplicitDifferentiation",
@@ -45,6 +55,10 @@ __all__ = [
     "ImplicitResult",
     "IteratedWellPosedness",
     "JacobianFree",
+    "LearnedDiagonal",
+    "LearnedFull",
+    "LearnedLowRank",
+    "LearnedMetric",
     "MonotoneOperator",
     "OutputInterval",
     "PerronFrobenius",

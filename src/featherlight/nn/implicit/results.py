@@ -15,7 +15,7 @@ class ImplicitResult(NamedTuple):
         values: what goes on in the network, (..., Y); of an `Equilibrium` the states themselves.
         states: (..., S), at which the equation holds; the next call can start from them.
         residuals: (...), |f(x) - x| / |f(x)| that the solver stopped at; 0 where states are found exactly.
-        statuses: (...), int8 numbers of `featherlight.solvers.Status`.
+        statuses: (...), int8 numbers of `featherlight.solvers.Status`; of convex programs, of `ConvexStatus`.
     """
 
     values: Tensor

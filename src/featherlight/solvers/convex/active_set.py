@@ -13,7 +13,7 @@ from featherlight.solvers.convex.metrics import KroneckerMetric, VectorMetric
 from featherlight.solvers.convex.outcome import ConvexSolution, ConvexStatus
 from featherlight.solvers.convex.pieces import Pieces, Shared, at_state, excess
 from featherlight.solvers.convex.pivoting import find_states
-from featherlight.solvers.convex.program import DEGENERATE_WITHIN, Program
+from featherlight.solvers.convex.program import Program, none_of
 
 
 def solve_pieces(program: Program, pieces: Pieces, max_steps: int) -> ConvexSolution:
@@ -45,7 +45,7 @@ def _judge(
     program: Program, pieces: Pieces, state: Tensor, step: Tensor, multiplier: Tensor, tight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Whether a derivative jumps there, and how far the step is from the conditions of optimality."""
-    margin = DEGENERATE_WITHIN * torch.finfo(step.dtype).eps
+    margin = none_of(step.dtype)
     pieces, here = _detached(pieces), at_state(_detached(pieces), state)
     terms = program.gradient_BN, program.metric.apply(step)
     off = excess(pieces, state, here, step, terms, multiplier)
@@ -100,7 +100,7 @@ class _FindStates(Function):
         gradient, point, kinks, slopes, radius, *own = rows
         joined = None if shared is None else Shared(shared[0], radius, shared[1])
         found = find_states(gradient, kind(*own), point, Pieces(kinks, slopes, joined), max_steps)
-        return tuple(each.reshape(*batch, *each.shape[1:]) for each in found)  # type: ignore[return-value]
+        return tuple(each.reshape((*batch, *each.shape[1:])) for each in found)  # type: ignore[return-value]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from featherlight.solvers.convex.constraints import AffineEquality
-from featherlight.solvers.convex.linear import solve_free
+from featherlight.solvers.convex.linear import product, solve_free
 from featherlight.solvers.convex.metrics import KroneckerMetric, Metric
 from featherlight.solvers.convex.outcome import ConvexSolution
-from featherlight.solvers.convex.program import DEGENERATE_WITHIN, Program
+from featherlight.solvers.convex.program import Program, none_of
 
 
 def solve_affine(program: Program, equality: AffineEquality) -> ConvexSolution:
@@ -29,12 +29,12 @@ def solve_affine(program: Program, equality: AffineEquality) -> ConvexSolution:
     gradient, point = _flat(program.gradient_BN, program.metric), _flat(program.point_BN, program.metric)
     across_NM = _columns(program.metric, a_MN.mT)
     plain = _columns(program.metric, gradient[..., None])[..., 0]
-    basis_MM, kept_M = _basis((a_MN @ across_NM).detach())
-    rows_MN = basis_MM.mT @ a_MN
-    system_MM = basis_MM.mT @ (a_MN @ across_NM) @ basis_MM
-    gap_M = (rows_MN * (point - plain)[..., None, :]).sum(-1) - (basis_MM.mT @ b_M[..., None])[..., 0]
+    basis_MM, kept_M = _basis(product(a_MN, across_NM).detach())
+    rows_MN = product(basis_MM.mT, a_MN)
+    system_MM = product(product(rows_MN, across_NM), basis_MM)
+    gap_M = (rows_MN * (point - plain)[..., None, :]).sum(-1) - (basis_MM * b_M[..., :, None]).sum(-2)
     multiplier_M = solve_free(0.5 * (system_MM + system_MM.mT), gap_M[..., None], kept_M)
-    step = -plain - (across_NM @ (basis_MM @ multiplier_M))[..., 0]
+    step = -plain - product(across_NM, product(basis_MM, multiplier_M))[..., 0]
     with torch.no_grad():
         off, residual = _off(a_MN, b_M, point, step)
     program = program.excluding(torch.ones_like(usable), ~off)
@@ -47,13 +47,13 @@ def _off(a_MN: Tensor, b_M: Tensor, point: Tensor, step: Tensor) -> tuple[Tensor
     products = a_MN * (point + step)[..., None, :]
     size = (products.abs().sum(-1) + b_M.abs() + (a_MN * point[..., None, :]).abs().sum(-1)).amax(-1)
     error = (products.sum(-1) - b_M).abs().amax(-1) / size.clamp(min=torch.finfo(size.dtype).tiny)
-    return error > 1e3 * DEGENERATE_WITHIN * torch.finfo(size.dtype).eps, error
+    return error > 1e3 * none_of(size.dtype), error
 
 
 def _basis(system_MM: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvectors, and which of them are not lost in rounding."""
     value_M, basis_MM = torch.linalg.eigh(0.5 * (system_MM + system_MM.mT))
-    floor = DEGENERATE_WITHIN * torch.finfo(value_M.dtype).eps * value_M.amax(-1, keepdim=True)
+    floor = none_of(value_M.dtype) * value_M.amax(-1, keepdim=True)
     return basis_MM, value_M > floor
 
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from featherlight.solvers.convex.constraints import L2Ball
 from featherlight.solvers.convex.metrics import DiagonalMetric, KroneckerMetric, Metric
 from featherlight.solvers.convex.outcome import ConvexSolution, ConvexStatus
-from featherlight.solvers.convex.program import DEGENERATE_WITHIN, Program, over_event
+from featherlight.solvers.convex.program import Program, none_of, over_event
 
 _MOST_STEPS = 60
 
@@ -46,7 +46,7 @@ def solve_l2_ball(program: Program, ball: L2Ball) -> ConvexSolution:
         slope = (y * _shifted_solve(metric, multiplier, y)).flatten(-event).sum(-1)
         change = length.square() / torch.where(active, slope, 1) * (length - reach) / reach
         multiplier = torch.where(active, multiplier + change, 0)
-    inside = metric.solve(-program.gradient_BN) if event == 2 else _inside(metric, program.gradient_BN)
+    inside = metric.solve(-program.gradient_BN)
     y = _shifted_solve(metric, multiplier, -linear)
     nothing = over_event(radius == 0, event)
     step = torch.where(over_event(active, event), y - program.point_BN, inside)
@@ -55,14 +55,10 @@ def solve_l2_ball(program: Program, ball: L2Ball) -> ConvexSolution:
     return program.solution(step, degenerate_B=degenerate, residual_B=residual)
 
 
-def _inside(metric: Metric, gradient: Tensor) -> Tensor:
-    return metric.solve(-gradient)
-
-
 @torch.no_grad()
 def _judge(program: Program, radius: Tensor, step: Tensor, multiplier: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     event, tiny = program.metric.event_ndim, torch.finfo(step.dtype).tiny
-    margin = DEGENERATE_WITHIN * torch.finfo(step.dtype).eps
+    margin = none_of(step.dtype)
     y, curved = program.point_BN + step, program.metric.apply(step)
     pulled = over_event(multiplier, event) * y
     size = (program.gradient_BN.abs() + curved.abs() + pulled.abs()).flatten(-event).amax(-1).clamp(min=tiny)
@@ -70,7 +66,8 @@ def _judge(program: Program, radius: Tensor, step: Tensor, multiplier: Tensor, a
     length = y.flatten(-event).square().sum(-1).sqrt()
     over = (length - radius) / radius.clamp(min=tiny)
     residual = torch.where(radius > 0, torch.maximum(off, torch.where(active, over.abs(), over.clamp(min=0))), 0)
-    return (radius == 0) | (~active & (over > -margin)), residual
+    at_edge = torch.where(active, pulled.abs().flatten(-event).amax(-1) <= margin * size, over > -margin)
+    return (radius == 0) | at_edge, residual
 
 
 def _shifted_solve(metric: Metric, shift: Tensor, x: Tensor) -> Tensor:

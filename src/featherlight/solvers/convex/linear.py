@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.functional import pad
+
+_ALIGNED = 8
 
 
 def symmetric(matrix_NN: Tensor) -> Tensor:
@@ -35,6 +38,11 @@ def solve_kronecker(left_PP: Tensor, right_QQ: Tensor, shift: Tensor, x_PQ: Tens
     return _SolveKronecker.apply(left_PP, right_QQ, shift, x_PQ)
 
 
+def product(a_MN: Tensor, b_NK: Tensor) -> Tensor:
+    """a b for few rows or columns, in an order of sums that does not depend on the place in the batch."""
+    return (a_MN[..., :, :, None] * b_NK[..., None, :, :]).sum(-2)
+
+
 def sum_to(x: Tensor, shape: torch.Size) -> Tensor:
     """The sum over axes that broadcasting added or widened."""
     return x if x.shape == shape else x.sum_to_size(shape)
@@ -45,8 +53,9 @@ class _SolveFree(Function):
 
     @staticmethod
     def forward(matrix: Tensor, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        matrix, free_too = _padded(matrix, 2), _padded(free, 1)
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        both = free[..., :, None] & free[..., None, :]
+        both = free_too[..., :, None] & free_too[..., None, :]
         factor = torch.linalg.cholesky_ex(torch.where(both, matrix, eye)).L
         return _by_factor(factor, x, free), factor
 
@@ -60,10 +69,8 @@ class _SolveFree(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         matrix, free, solved, factor = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            w = _SolveFree.apply(matrix, gradient, free)[0]
-        else:
-            w = _by_factor(factor, gradient, free)
+        again = torch.is_grad_enabled()
+        w = _SolveFree.apply(matrix, gradient, free)[0] if again else _by_factor(factor, gradient, free)
         of_matrix = None
         if ctx.needs_input_grad[0]:
             of_matrix = -sum_to((w[..., :, None, :] * solved[..., None, :, :]).sum(-1), matrix.shape)
@@ -71,10 +78,16 @@ class _SolveFree(Function):
 
 
 def _by_factor(factor: Tensor, x: Tensor, free: Tensor) -> Tensor:
-    x = torch.where(free[..., None], x, 0)
-    batch = torch.broadcast_shapes(factor.shape[:-2], x.shape[:-2])
-    x, factor = x.expand(*batch, *x.shape[-2:]), factor.expand(*batch, *factor.shape[-2:])
-    return torch.cholesky_solve(x, factor)
+    side = torch.where(free[..., None], x, 0)
+    side = pad(side, (0, 0, 0, factor.shape[-1] - side.shape[-2]))
+    batch = torch.broadcast_shapes(factor.shape[:-2], side.shape[:-2])
+    side, factor = side.expand(*batch, *side.shape[-2:]), factor.expand(*batch, *factor.shape[-2:])
+    return torch.cholesky_solve(side, factor)[..., : x.shape[-2], :]
+
+
+def _padded(x: Tensor, ndim: int) -> Tensor:
+    """With zeros up to a multiple of 8 coordinates: LAPACK's bits depend on where a matrix begins within 64 bytes."""
+    return pad(x, (0, -x.shape[-1] % _ALIGNED) * ndim)
 
 
 class _SolveKronecker(Function):

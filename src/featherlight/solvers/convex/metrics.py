@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from featherlight.solvers.convex.linear import solve_free, solve_kronecker, symmetric
+from featherlight.solvers.convex.linear import product, solve_free, solve_kronecker, symmetric
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,15 +123,12 @@ class LowRankMetric:
         inverse_N = self.diagonal_N.reciprocal()
         inverse_N = inverse_N if free_N is None else torch.where(free_N, inverse_N, 0)
         scaled_NR = inverse_N[..., None] * self.factors_NR
-        inner_RR = self.factors_NR.mT @ scaled_NR
-        inner_RR = inner_RR + torch.eye(inner_RR.shape[-1], dtype=inner_RR.dtype, device=inner_RR.device)
-        factor_RR = torch.linalg.cholesky_ex(inner_RR).L
+        aligned = (0, 0, 0, -scaled_NR.shape[-2] % 8)
+        inner_RR = pad(self.factors_NR, aligned).mT @ pad(scaled_NR, aligned)
+        inner_RR = symmetric(inner_RR) + torch.eye(inner_RR.shape[-1], dtype=inner_RR.dtype, device=inner_RR.device)
         plain_NK = inverse_N[..., None] * x_NK
-        side_RK = self.factors_NR.mT @ plain_NK
-        batch = torch.broadcast_shapes(factor_RR.shape[:-2], side_RK.shape[:-2])
-        side_RK = side_RK.expand(*batch, *side_RK.shape[-2:])
-        inner_RK = torch.cholesky_solve(side_RK, factor_RR.expand(*batch, *factor_RR.shape[-2:]))
-        return plain_NK - scaled_NR @ inner_RK
+        inner_RK = solve_free(inner_RR, product(self.factors_NR.mT, plain_NK), None)
+        return plain_NK - product(scaled_NR, inner_RK)
 
     def is_positive(self) -> Tensor:
         """Of each element, bool: whether the diagonal is above 0, which makes H positive definite."""

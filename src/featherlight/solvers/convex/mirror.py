@@ -9,7 +9,7 @@ from torch import Tensor
 from featherlight.solvers.convex.constraints import EntropyMirror, Simplex
 from featherlight.solvers.convex.metrics import DiagonalMetric
 from featherlight.solvers.convex.outcome import ConvexSolution, ConvexStatus
-from featherlight.solvers.convex.program import Program, begin
+from featherlight.solvers.convex.program import Program, begin, check_shapes
 
 
 def solve_mirror(gradient: Tensor, mirror: EntropyMirror, point: Tensor, simplex: Simplex | None) -> ConvexSolution:
@@ -17,6 +17,7 @@ def solve_mirror(gradient: Tensor, mirror: EntropyMirror, point: Tensor, simplex
     strength = torch.as_tensor(mirror.strength, device=gradient.device)
     radius = torch.as_tensor(1.0 if simplex is None else simplex.radius, device=gradient.device)
     like = torch.ones(gradient.shape[-1:], dtype=gradient.dtype, device=gradient.device)
+    check_shapes(gradient, DiagonalMetric(like), point)
     program = begin(gradient, DiagonalMetric(like), point, strength.shape, radius.shape)
     program, strength = _with_strength(program, program.numbers(strength))
     radius = program.numbers(radius).expand(program.batch)

@@ -44,20 +44,38 @@ class Pieces(NamedTuple):
     shared: Shared | None
 
 
+class Limits(NamedTuple):
+    """Bounds of the point and the slope of the L1 term, which broadcast to (B, N); None if there is no such term."""
+
+    lower: Tensor
+    upper: Tensor
+    strength: Tensor | None
+
+
+def make_limits(program: Program, constraint: Box | LinfBall | None, prox: L1Prox | None) -> tuple[Program, Limits]:
+    """The program with its verdict on constraint and prox, and their numbers, 0 where they make no sense."""
+    lower, upper = _bounds(program, constraint)
+    finite = ~(lower.isnan() | upper.isnan())
+    feasible = (lower <= upper) & (lower < torch.inf) & (upper > -torch.inf)
+    if prox is None:
+        program = program.excluding(_every(program, finite), _every(program, feasible))
+        usable = program.usable_B[..., None]
+        return program, Limits(torch.where(usable, lower, 0), torch.where(usable, upper, 0), None)
+    strength = program.numbers(prox.strength)
+    finite, feasible = finite & strength.isfinite(), feasible & ~(strength < 0)
+    program = program.excluding(_every(program, finite), _every(program, feasible))
+    usable = program.usable_B[..., None]
+    return program, Limits(*(torch.where(usable, each, 0) for each in (lower, upper, strength)))
+
+
 def make_pieces(program: Program, constraint: Constraint | None, prox: L1Prox | None) -> tuple[Program, Pieces]:
     """The program with its verdict on the constraint, and the constraint in one form."""
-    strength = program.numbers(0.0 if prox is None else prox.strength)
-    finite = _every(program, strength.isfinite())
-    feasible = _every(program, ~(strength < 0))
     if isinstance(constraint, Box | LinfBall) or constraint is None:
-        lower, upper = _bounds(program, constraint)
-        finite = finite & _every(program, ~(lower.isnan() | upper.isnan()))
-        feasible = feasible & _every(program, (lower <= upper) & (lower < torch.inf) & (upper > -torch.inf))
-        program = program.excluding(finite, feasible)
-        usable = program.usable_B[..., None]
-        lower, upper, strength = (torch.where(usable, each, 0) for each in (lower, upper, strength))
-        return program, _separable(program, lower, upper, strength if prox is not None else None)
+        program, limits = make_limits(program, constraint, prox)
+        return program, _separable(program, *limits)
     assert isinstance(constraint, L1Ball | Simplex)
+    strength = program.numbers(0.0 if prox is None else prox.strength)
+    finite, feasible = _every(program, strength.isfinite()), _every(program, ~(strength < 0))
     radius = program.numbers(constraint.radius).expand(program.batch)
     program = program.excluding(finite & radius.isfinite(), feasible & ~(radius < 0))
     radius = torch.where(program.usable_B, radius, 1)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from featherlight.solvers.convex.metrics import VectorMetric
 from featherlight.solvers.convex.pieces import Here, Pieces, Shared, at_state, excess
+from featherlight.solvers.convex.program import none_of
 
 _PATIENCE = 3
 _TOGETHER = 30
 _COMPACTION = 0.75
-_ROUNDINGS = 64
 
 
 class _Work(NamedTuple):
@@ -140,7 +140,7 @@ def _pivot(work: _Work, kind: type[VectorMetric], shared: Shared | None, togethe
     point = _optimum(work, metric, here, together)
     terms = work.gradient_bN, metric.apply(point.step_bN)
     off = excess(pieces, work.state_bN, here, point.step_bN, terms, point.multiplier_b)
-    tolerance = _ROUNDINGS * torch.finfo(point.step_bN.dtype).eps
+    tolerance = 0.1 * none_of(point.step_bN.dtype)
     leaving = (off.high_BN > tolerance).to(torch.int8) - (off.low_BN > tolerance).to(torch.int8)
     if joined is not None:
         leaving = leaving * (work.radius_b > 0)[:, None]

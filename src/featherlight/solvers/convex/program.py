@@ -11,8 +11,10 @@ from torch import Tensor
 from featherlight.solvers.convex.metrics import DiagonalMetric, Metric
 from featherlight.solvers.convex.outcome import ConvexSolution, ConvexStatus
 
-DEGENERATE_WITHIN = 1024
-"""Roundings of a margin that counts as none."""
+
+def none_of(dtype: torch.dtype) -> float:
+    """A relative margin that counts as none."""
+    return 2e-13 if dtype == torch.float64 else 4e-6
 
 
 class Program(NamedTuple):
@@ -44,7 +46,8 @@ class Program(NamedTuple):
 
     def numbers(self, value: Tensor | float) -> Tensor:
         """A part's numbers in the dtype that is worked in."""
-        return torch.as_tensor(value).to(self.gradient_BN)
+        like = self.gradient_BN
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
     def excluding(self, finite_B: Tensor, feasible_B: Tensor) -> "Program":
         """The program with the verdict on its constraint."""
@@ -72,7 +75,9 @@ class Program(NamedTuple):
         return ConvexSolution(step.to(self.dtype), status, residual.to(self.dtype))
 
 
-def begin(gradient_BN: Tensor, metric: Metric, point_BN: Tensor | None, *batches: torch.Size) -> Program:
+def begin(
+    gradient_BN: Tensor, metric: Metric, point_BN: Tensor | None, *batches: torch.Size, wide: bool = False
+) -> Program:
     """The program without its constraint.
 
     Args:
@@ -80,9 +85,9 @@ def begin(gradient_BN: Tensor, metric: Metric, point_BN: Tensor | None, *batches
         metric: H.
         point_BN: x; None is 0.
         batches: shapes of the constraint's own batch axes.
+        wide: whether equations are solved.
     """
-    _check(gradient_BN, metric, point_BN)
-    dtype = _work(gradient_BN, metric)
+    dtype = _work(gradient_BN, wide or not isinstance(metric, DiagonalMetric))
     event = metric.event_ndim
     gradient = gradient_BN.to(dtype)
     point = torch.zeros((), dtype=dtype, device=gradient.device) if point_BN is None else point_BN.to(dtype)
@@ -113,14 +118,15 @@ def _usable(metric: Metric) -> tuple[Metric, Tensor, Tensor]:
     return metric.replaced(finite & positive), finite, positive
 
 
-def _work(gradient: Tensor, metric: Metric) -> torch.dtype:
+def _work(gradient: Tensor, wide: bool) -> torch.dtype:
     """float64 where equations are solved, for their number of digits; elsewhere at least float32."""
-    if not isinstance(metric, DiagonalMetric) and gradient.device.type != "mps":
+    if wide and gradient.device.type != "mps":
         return torch.float64
     return gradient.dtype if gradient.dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _check(gradient: Tensor, metric: Metric, point: Tensor | None) -> None:
+def check_shapes(gradient: Tensor, metric: Metric, point: Tensor | None) -> None:
+    """A sentence where they do not fit."""
     event = metric.event_ndim
     if not gradient.is_floating_point():
         raise ValueError(f"the gradient must hold floating-point numbers; got {gradient.dtype}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 from featherlight.solvers.convex.active_set import solve_pieces
 from featherlight.solvers.convex.affine import solve_affine
 from featherlight.solvers.convex.ball import solve_l2_ball
+from featherlight.solvers.convex.box import solve_box
 from featherlight.solvers.convex.constraints import (
     AffineEquality,
     Box,
@@ -20,11 +21,13 @@ from featherlight.solvers.convex.constraints import (
     LinfBall,
     Simplex,
 )
-from featherlight.solvers.convex.metrics import KroneckerMetric, Metric
+from featherlight.solvers.convex.metrics import DiagonalMetric, FullMetric, KroneckerMetric, Metric
 from featherlight.solvers.convex.mirror import solve_mirror
 from featherlight.solvers.convex.outcome import ConvexSolution
-from featherlight.solvers.convex.pieces import make_pieces
-from featherlight.solvers.convex.program import Program, begin
+from featherlight.solvers.convex.pieces import make_limits, make_pieces
+from featherlight.solvers.convex.program import Program, begin, check_shapes
+from featherlight.solvers.convex.separable import solve_separable
+from featherlight.solvers.simplex_qp import compiled
 
 
 def solve_convex_step(
@@ -34,7 +37,7 @@ def solve_convex_step(
     point_BN: Tensor | None = None,
     constraint: Constraint | None = None,
     prox: L1Prox | None = None,
-    max_steps: int = 200,
+    max_steps: int = 1000,
 ) -> ConvexSolution:
     """The steps d = argmin m'd + 1/2 d'H d + r(x + d) subject to x + d in X, one for each element of a batch.
 
@@ -66,7 +69,12 @@ def solve_convex_step(
     if isinstance(metric, EntropyMirror):
         return _mirrored(gradient_BN, metric, point_BN, constraint, prox)
     _check_pair(metric, constraint, prox, max_steps)
-    program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox))
+    check_shapes(gradient_BN, metric, point_BN)
+    is_separable = constraint is None or isinstance(constraint, Box | LinfBall)
+    if is_separable and isinstance(metric, FullMetric) and prox is None and compiled.use_kernels(gradient_BN):
+        return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
+    is_affine = isinstance(constraint, AffineEquality)
+    program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox), wide=is_affine)
     if constraint is None and prox is None:
         return _free(program)
     if isinstance(constraint, AffineEquality):
@@ -74,6 +82,8 @@ def solve_convex_step(
         return solve_affine(program, constraint)
     if isinstance(constraint, L2Ball):
         return solve_l2_ball(program, constraint)
+    if isinstance(metric, DiagonalMetric) and is_separable:
+        return solve_separable(*make_limits(program, constraint, prox))
     return solve_pieces(*make_pieces(program, constraint, prox), max_steps)
 
 

@@ -68,7 +68,7 @@ def solve_compiled(
         room = kernel.make_room(width, dim, len(code_KF), out.weight_Nk.dtype)
         kernel.solve_rows(first, last, z_NF.numpy(), usable_N, book, room, rules, out)
 
-    _share_out(num_rows, _ROWS_A_THREAD, some)
+    share_out(num_rows, _ROWS_A_THREAD, some)
     return found
 
 
@@ -99,13 +99,13 @@ def adjoint_compiled(
         np.empty((num_rows, dim)),
     )
     penalty = float(strength)
-    _share_out(
+    share_out(
         num_rows,
         _ROWS_A_THREAD,
         lambda a, b: kernel.adjoint_rows(a, b, penalty, saved, kernel.make_room(width, dim), out),
     )
     of_code_KF = np.zeros(saved.code_KF.shape)
-    _share_out(dim, 8, lambda a, b: kernel.adjoint_codes(a, b, saved, out, of_code_KF))
+    share_out(dim, 8, lambda a, b: kernel.adjoint_codes(a, b, saved, out, of_code_KF))
     return (
         of_z_NF,
         torch.from_numpy(of_code_KF).to(z_NF.dtype),
@@ -113,7 +113,7 @@ def adjoint_compiled(
     )
 
 
-def _share_out(count: int, least: int, work: Callable[[int, int], None]) -> None:
+def share_out(count: int, least: int, work: Callable[[int, int], None]) -> None:
     """Calls `work(first, last)` on parts of range(count) in as many threads as torch uses, of at least `least` each."""
     parts = max(1, min(torch.get_num_threads(), count // least))
     edges = [count * i // parts for i in range(parts + 1)]

@@ -52,11 +52,11 @@ def one_step(seed: int) -> Row:
     generator = torch.Generator().manual_seed(seed)
     problems = LeastSquares(matrix_seed=seed)
     train, test = problems.sample(64, generator), problems.sample(200, generator)
-    fit_greedy(train, horizon=1)
+    rule = fit_greedy(train, horizon=1)
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
-        rule = fit_greedy(train, horizon=1)
+        fit_greedy(train, horizon=1)
         seconds.append(time.perf_counter() - began)
     with torch.no_grad():
         _, (points, _) = take_steps(rule, test, begin(rule, test), 1)

@@ -168,5 +168,7 @@ def _hessians(tasks: Tasks) -> Float[Tensor, "T N N"]:
         return tasks.loss(tuple(part.reshape(shape) for part, shape in parts), {**own, **shared})
 
     flat = torch.cat([p.flatten(1) for p in starts], 1)
-    each = torch.func.vmap(torch.func.jacrev(torch.func.grad(loss)), (0, dict.fromkeys(data, 0)), chunk_size=_TASKS_AT_ONCE)
+    each = torch.func.vmap(
+        torch.func.jacrev(torch.func.grad(loss)), (0, dict.fromkeys(data, 0)), chunk_size=_TASKS_AT_ONCE
+    )
     return each(flat, data).detach()

@@ -100,7 +100,7 @@ def _one_path(
         return found[0]
 
     with suppress(_OutOfEvaluationsError):
-        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return torch.stack(losses + [losses[-1]] * (evaluations + 1 - len(losses)))
 
 

@@ -92,7 +92,9 @@ def test_a_task_that_is_not_finite_is_dropped_and_counted():
     values = objective.values()
     assert values.shape == (T,)
     assert float(values[2]) == pytest.approx(float(objective.value()))
-    with pytest.raises(NonFiniteLossError, match="none of the 1 tasks that were left has a finite score over a horizon"):
+    with pytest.raises(
+        NonFiniteLossError, match="none of the 1 tasks that were left has a finite score over a horizon"
+    ):
         MetaObjective(rule(), tasks(broken=2).at(torch.tensor([2])), 5)()
 
 
@@ -124,7 +126,7 @@ def test_a_rule_learns_by_either_kind_of_gradient(forward_only):
 
 
 def test_bad_input_gets_a_sentence():
-    with pytest.raises(ValueError, match="`horizon` must be at least 1 step.*got 0"):
+    with pytest.raises(ValueError, match=r"`horizon` must be at least 1 step.*got 0"):
         MetaObjective(rule(), tasks(), 0)
     with pytest.raises(ValueError, match="`truncation` must be at least 1 step, or None"):
         MetaObjective(rule(), tasks(), 3, truncation=0)

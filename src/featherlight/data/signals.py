@@ -29,8 +29,8 @@ class SignalRecord:
     """
 
     name: str
-    inputs: Float[Tensor, N]
-    outputs: Float[Tensor, N]
+    inputs: Float[Tensor, "N"]
+    outputs: Float[Tensor, "N"]
 
     def __post_init__(self) -> None:
         if self.inputs.shape != self.outputs.shape or self.inputs.ndim != 1 or len(self.inputs) < 2:

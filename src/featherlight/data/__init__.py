@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from featherlight.data.labels import Labels
     from featherlight.data.metrics import METRICS, confusion, metric
     from featherlight.data.photographs import Photographs, PhotographSplits, RandomCrops, load_photograph_folder
+    from featherlight.data.signals import SIGNAL_RECORDS, SignalRecord, load_signals
     from featherlight.data.splits import split_rows
 
 _NEEDS_TORCH = {
     "IMAGE_SETS": "image_sets",
     "METRICS": "metrics",
+    "SIGNAL_RECORDS": "signals",
     "EncodedText": "encoded",
     "ImageSet": "images",
     "ImageSplits": "images",
@@ -42,6 +44,7 @@ _NEEDS_TORCH = {
     "Photographs": "photographs",
     "RandomCrops": "photographs",
     "Recordings": "audio",
+    "SignalRecord": "signals",
     "confusion": "metrics",
     "encode_text": "encoded",
     "lm_blocks": "encoded",
@@ -55,6 +58,7 @@ _NEEDS_TORCH = {
     "load_npz": "image_files",
     "load_photograph_folder": "photographs",
     "load_recordings": "audio",
+    "load_signals": "signals",
     "metric": "metrics",
     "read_wav": "audio",
     "split_rows": "splits",
@@ -65,6 +69,7 @@ _NEEDS_TORCH = {
 __all__ = [
     "IMAGE_SETS",
     "METRICS",
+    "SIGNAL_RECORDS",
     "EncodedText",
     "ImageSet",
     "ImageSplits",
@@ -74,6 +79,7 @@ __all__ = [
     "Photographs",
     "RandomCrops",
     "Recordings",
+    "SignalRecord",
     "Table",
     "TextRows",
     "confusion",
@@ -91,6 +97,7 @@ __all__ = [
     "load_npz",
     "load_photograph_folder",
     "load_recordings",
+    "load_signals",
     "load_text",
     "metric",
     "read_plain_text",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featherlight.data._folder import find as _find
+from featherlight.data._folder import whole as _whole
 from featherlight.data._suggest import did_you_mean, listing
-from featherlight.data.image_files import decode_image, load_folder, load_npz, read_arrays
+from featherlight.data.image_files import decode_image, load_folder, load_npz
 from featherlight.data.images import ImageSet, ImageSplits, load_digits
 from featherlight.data.photographs import Photographs, PhotographSplits
 
-_FOLDER = "FEATHERLIGHT_DATA"
 _GTSRB_CLASSES = 43
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -129,30 +129,6 @@ IMAGE_SETS: Mapping[str, Callable[[], ImageSplits]] = MappingProxyType(
     }
 )
 """The sets that are known by name."""
-
-
-def _find(folder: str, name: str) -> Path:
-    """A file in the folder of data; raises ValueError where it is not there."""
-    root = os.environ.get(_FOLDER)
-    if not root:
-        raise ValueError(
-            f"this set is read from {folder}/{name} in a folder of data, and {_FOLDER} does not say which. Set it, as in: "
-            f"export {_FOLDER}=/path/to/data"
-        )
-    path = Path(root) / folder / name
-    if not path.is_file():
-        raise ValueError(
-            f"there is no file {path}. Put it there, or let {_FOLDER} name the folder that holds {folder}/{name}."
-        )
-    return path
-
-
-def _whole(path: Path, names: Sequence[str]) -> dict[str, NDArray]:
-    """Arrays of an archive; raises ValueError where one is missing."""
-    arrays = read_arrays(path, names)
-    if missing := [name for name in names if name not in arrays]:
-        raise ValueError(f"{path} lacks the arrays {listing(missing)}. Copy or write it again.")
-    return arrays
 
 
 def _gtsrb_part(name: str, part: str, more: Sequence[str]) -> dict[str, NDArray]:

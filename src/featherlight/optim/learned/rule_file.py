@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featherlight.optim.learned.adaptive import AdaptiveSteps
+from featherlight.optim.learned.greedy_rule import GreedyRule
 from featherlight.optim.learned.memory import Momentum, MovingAverage, NoMemory, PastTerms
 from featherlight.optim.learned.metrics import (
     DiagonalSteps,
@@ -21,6 +22,7 @@ from featherlight.optim.learned.metrics import (
 )
 from featherlight.optim.learned.protocols import DescribedRule
 from featherlight.optim.learned.rule import ConvexRule
+from featherlight.optim.learned.secant_rule import SecantRule
 from featherlight.optim.learned.sets import L1Penalty, PointIn, StepIn
 
 Build = Callable[[dict[str, Any]], nn.Module]
@@ -31,6 +33,7 @@ _PARTS: dict[str, Build] = {
     "ConvexRule": lambda options: ConvexRule(**options),
     "DiagonalSteps": DiagonalSteps.from_description,
     "FullSteps": FullSteps.from_description,
+    "GreedyRule": GreedyRule.from_description,
     "KroneckerSteps": KroneckerSteps.from_description,
     "L1Penalty": lambda options: L1Penalty(**options),
     "MirrorSteps": lambda options: MirrorSteps(**options),
@@ -40,6 +43,7 @@ _PARTS: dict[str, Build] = {
     "PastTerms": lambda options: PastTerms(**options),
     "PointIn": PointIn.from_description,
     "ScalarSteps": lambda options: ScalarSteps(**options),
+    "SecantRule": lambda options: SecantRule(**options),
     "StepIn": StepIn.from_description,
 }
 _KEY = "featherlight_rule"

@@ -1,0 +1,1 @@
+"""Optimizers learned on a class of problems, beside tuned ones that were not."""

@@ -12,7 +12,7 @@ def picture(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [row for row in rows if row["kind"] != "one step" and row["seed"] == 0]
+    shown = [row for row in rows if row["seed"] == 0]
     if not shown:
         return
     columns = min(4, len(shown))

@@ -1,9 +1,12 @@
 """Textbook updates of one vector, float64: x, g -> next x."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+Batched = Callable[[Tensor], Tensor]
 
 
 def soft_threshold_step(x: Tensor, g: Tensor, size: float, strength: float) -> Tensor:
@@ -38,15 +41,19 @@ def scaled_step(x: Tensor, g: Tensor, size: float, radius: float) -> Tensor:
     return x - size * min(1.0, radius / length) * g
 
 
-def backtracking_descent(value, gradient, x_BN: Tensor, target_B: Tensor, *, warm: bool = True) -> Tensor:
+def backtracking_descent(
+    value: Batched, gradient: Batched, x_BN: Tensor, target_B: Tensor, *, limit: int = 10**9
+) -> Tensor:
     """Evaluations until each of B problems is below its target, by Armijo's rule with a factor of 1/2.
+
+    Sizes start from the last one, doubled if that was taken at once.
 
     Args:
         value: of points (B, N), one number each.
         gradient: likewise.
         x_BN: where it starts, with a size of 1.
         target_B: values to be reached.
-        warm: starts from the last size, doubled if that was taken at once; else from 1 in each step.
+        limit: evaluations after which a problem is given up, which are then its result.
     """
     x, count = x_BN.clone(), torch.zeros(len(x_BN), dtype=torch.float64)
     reached = torch.full_like(count, torch.inf)
@@ -54,7 +61,7 @@ def backtracking_descent(value, gradient, x_BN: Tensor, target_B: Tensor, *, war
     while bool((active := reached.isinf()).any()):
         at, slope = value(x), gradient(x)
         count += active
-        size = torch.where(doubled, 2 * size, size) if warm else torch.ones_like(size)
+        size = torch.where(doubled, 2 * size, size)
         pending, doubled = active, torch.ones_like(doubled)
         while bool(pending.any()):
             low = value(x - size[:, None] * slope) <= at - 1e-4 * size * slope.square().sum(1) + 1e-15 * at.abs()
@@ -63,5 +70,5 @@ def backtracking_descent(value, gradient, x_BN: Tensor, target_B: Tensor, *, war
             doubled = doubled & ~pending
             size = torch.where(pending, size / 2, size)
         x = torch.where(active[:, None], x - size[:, None] * slope, x)
-        reached = torch.where(active & (value(x) <= target_B), count, reached)
+        reached = torch.where(active & ((value(x) <= target_B) | (count >= limit)), count, reached)
     return reached

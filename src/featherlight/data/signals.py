@@ -1,7 +1,5 @@
 """Measured signals of systems: what went in, and what came out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,8 +29,8 @@ class SignalRecord:
     """
 
     name: str
-    inputs: Float[Tensor, N]
-    outputs: Float[Tensor, N]
+    inputs: Float[Tensor, "N"]
+    outputs: Float[Tensor, "N"]
 
     def __post_init__(self) -> None:
         if self.inputs.shape != self.outputs.shape or self.inputs.ndim != 1 or len(self.inputs) < 2:
@@ -50,7 +48,7 @@ class SignalRecord:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def part(self, start: float, stop: float) -> SignalRecord:
+    def part(self, start: float, stop: float) -> "SignalRecord":
         """The samples between two shares of the record, in [0, 1]."""
         rows = slice(round(start * len(self)), round(stop * len(self)))
         return SignalRecord(name=self.name, inputs=self.inputs[rows], outputs=self.outputs[rows])

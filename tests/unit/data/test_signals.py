@@ -23,7 +23,7 @@ def test_all_records_are_read_whole(real_data):
 
 
 def test_wrong_names_and_damaged_files_get_a_sentence(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no record 'robotarm'.*Did you mean 'robot-arm'"):
+    with pytest.raises(ValueError, match=r"no record 'robotarm'.*Did you mean 'robot-arm'"):
         load_signals("robotarm")
     monkeypatch.setenv("FEATHERLIGHT_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="there is no file"):

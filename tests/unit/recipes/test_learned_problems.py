@@ -39,12 +39,15 @@ def test_tasks_are_drawn_from_the_generator_and_begin_above_their_lowest_loss(pr
     assert first.shape == (4,)
     assert bool(first.isfinite().all())
     assert torch.equal(first, again.losses(again.starts))
-    assert not torch.equal(first, others.losses(others.starts))
+    others_gradients, gradients = (
+        one.losses_and_gradients(tuple(p + 0.1 for p in one.starts))[1] for one in (others, tasks)
+    )
+    assert not torch.equal(others_gradients[-1], gradients[-1])
     if tasks.best is not None:
         assert bool((first > tasks.best).all())
-        losses = run_guarded(ConvexRule(ScalarSteps(0.1)), tasks, 300).losses
+        losses = run_guarded(ConvexRule(ScalarSteps(0.1)), tasks, 80).losses
         gaps = relative_gaps(losses, tasks.best)
-        assert bool((gaps[-1] < 1e-3).all())
+        assert bool((gaps[-1] < 1e-2).all())
         assert bool((gaps[-1] > -1e-9).all())
 
 
@@ -66,8 +69,9 @@ def test_measured_windows_come_from_their_part_of_each_record(real_data):
 
 
 def test_logistic_optima_have_no_gradient():
-    tasks = drawn(LogisticRegressions(inputs=6, samples=50))
-    losses = run_guarded(ConvexRule(ScalarSteps(4.0)), tasks, 400).losses
+    tasks = drawn(LogisticRegressions(inputs=3, samples=50, spread=2.0))
+    losses = run_guarded(ConvexRule(ScalarSteps(4.0)), tasks, 60).losses
+    assert tasks.best is not None
     assert float((losses[-1] - tasks.best).abs().max()) < 1e-9
 
 

@@ -2,6 +2,7 @@
 
 from featherlight.optim.learned.adaptive import AdaptiveSteps
 from featherlight.optim.learned.convex_update import ConvexUpdate
+from featherlight.optim.learned.cvxpy_rule import CvxpyRule, CvxpyUpdate
 from featherlight.optim.learned.greedy_curvature import Curvature, MeanCurvature, Quadratics
 from featherlight.optim.learned.greedy_fit import GreedyLeastSquares, fit_greedy
 from featherlight.optim.learned.greedy_rule import GreedyRule, GreedyState
@@ -42,6 +43,8 @@ __all__ = [
     "ConvexState",
     "ConvexUpdate",
     "Curvature",
+    "CvxpyRule",
+    "CvxpyUpdate",
     "DescribedRule",
     "DiagonalSteps",
     "FullSteps",

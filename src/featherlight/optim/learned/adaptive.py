@@ -16,11 +16,11 @@ class SquaresState(NamedTuple):
     """What is kept of squared gradients.
 
     Attributes:
-        count: steps so far, ().
+        num_steps: so far, ().
         squares: of each tensor.
     """
 
-    count: Tensor
+    num_steps: Tensor
     squares: Tensors
 
 
@@ -60,7 +60,7 @@ class AdaptiveSteps(nn.Module):
         self, gradients: Tensors, state: SquaresState, points: Tensors
     ) -> tuple[tuple[DiagonalInverse, ...], SquaresState]:
         """The inverse metric of each tensor, with this gradient in it already, and what goes on."""
-        count = state.count + 1
+        count = state.num_steps + 1
         squares = tuple(self._taken_in(v, g.square()) for v, g in zip(state.squares, wide(gradients), strict=True))
         sizes, _ = self.base.update(gradients, (), squares)
         inverses = tuple(

@@ -71,7 +71,7 @@ class ConvexUpdate(Optimizer):
         self.rule = rule if rule is not None else ConvexRule(metric, memory, constraint=constraint, prox=prox)
         self.safeguard = safeguard
         with torch.no_grad():
-            self.rule.init(self._points())
+            self._shapes, self._layout = _laid_out(self.rule.init(self._points()))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step on an Objective; returns its loss before the step.
@@ -135,7 +135,7 @@ class ConvexUpdate(Optimizer):
             self._mine()[name] = tuple(one.detach().clone().to(kept) for one in saved[name])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
+        return {name: value for name, value in self.__dict__.items() if name != "step"} | {"_layout": None}
 
     def _groups(self) -> list[tuple[Tensor, float, float]]:
         """Every parameter that is trained, with its rate and weight decay."""
@@ -154,16 +154,16 @@ class ConvexUpdate(Optimizer):
         return self.state[self.param_groups[0]["params"][0]]
 
     def _rule_state(self, points: Tensors) -> Any:
-        fresh = self.rule.init(points)
-        leaves, spec = _pytree.tree_flatten(fresh)
         saved = self._mine().get("rule")
         if saved is None:
-            return fresh
-        if [one.shape for one in saved] != [one.shape for one in leaves]:
+            return self.rule.init(points)
+        if [one.shape for one in saved] != self._shapes:
             raise ValueError(
-                "the state that was loaded is of another rule or of other parameters. Load it with the rule it is of."
+                "the state that was loaded is of another rule or of other parameters. Load it with its own rule."
             )
-        return _pytree.tree_unflatten(list(saved), spec)
+        if self._layout is None:
+            self._shapes, self._layout = _laid_out(self.rule.init(points))
+        return _pytree.tree_unflatten(list(saved), self._layout)
 
     def _gradients(self, loss: Tensor) -> Tensors:
         """Those of the loss and of weight decay; raises NonFiniteLossError where a number is not finite."""
@@ -206,3 +206,9 @@ class ConvexUpdate(Optimizer):
                 raise ValueError(
                     f"`lr` must be at most 1 under PointIn, or the step would leave the set; got {largest}."
                 )
+
+
+def _laid_out(state: Any) -> tuple[list[torch.Size], Any]:
+    """Shapes of a state's tensors, and how they are nested, which cannot be copied."""
+    leaves, layout = _pytree.tree_flatten(state)
+    return [one.shape for one in leaves], layout

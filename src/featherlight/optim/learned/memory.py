@@ -29,11 +29,11 @@ class AverageState(NamedTuple):
     """What an average of gradients keeps.
 
     Attributes:
-        count: steps so far, ().
+        num_steps: so far, ().
         averages: of each tensor.
     """
 
-    count: Tensor
+    num_steps: Tensor
     averages: Tensors
 
 
@@ -61,7 +61,7 @@ class Momentum(nn.Module):
         gradients = wide(gradients)
         sums = tuple(self._beta(g) * b + g for g, b in zip(gradients, state.averages, strict=True))
         linear = tuple(g + self._beta(g) * b for g, b in zip(gradients, sums, strict=True)) if self.nesterov else sums
-        return Terms(linear), AverageState(state.count + 1, sums)
+        return Terms(linear), AverageState(state.num_steps + 1, sums)
 
     def description(self) -> dict[str, Any]:
         """Whether it looks ahead."""
@@ -92,7 +92,7 @@ class MovingAverage(nn.Module):
 
     def update(self, gradients: Tensors, state: AverageState, points: Tensors) -> tuple[Terms, AverageState]:
         """The average as the linear term, and what goes on."""
-        count, decay = state.count + 1, self.logit.sigmoid()
+        count, decay = state.num_steps + 1, self.logit.sigmoid()
         averages = tuple(averaged(decay, a, g) for a, g in zip(state.averages, wide(gradients), strict=True))
         linear = tuple(a / weight_so_far(decay, count, a) for a in averages) if self.corrected else averages
         return Terms(linear), AverageState(count, averages)

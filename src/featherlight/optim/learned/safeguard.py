@@ -188,9 +188,10 @@ class Safeguard:
         predicted_B = -state.scale_B * at.slopes_B.clamp(max=0)
         low_B = (reached_B <= at.values_B - self.sufficient * predicted_B + _noise(at)) & (predicted_B > 0)
         lower_B = tried_B & (low_B | (reached_B < at.values_B))
-        certain_B = torch.where(leads_B, 0.0, state.known_B * state.size_B * at.squares_B)
-        good_B = lower_B & (at.values_B - reached_B + _noise(at) >= certain_B)
         stretch_B = _to_minimum(at.values_B, reached_B, predicted_B)
+        doubtful_B = ~leads_B | ((stretch_B > 2) & (self.every is not None))
+        certain_B = torch.where(doubtful_B, state.known_B * state.size_B * at.squares_B, 0.0)
+        good_B = lower_B & (at.values_B - reached_B + _noise(at) >= certain_B)
         factor_B = torch.where(lower_B, stretch_B.clamp(1, 2), stretch_B.clamp(1e-3, 0.5))
         scale_B = torch.where(tried_B & (at.slopes_B < 0), state.scale_B * factor_B, state.scale_B).clamp(max=1)
         state = state._replace(scale_B=scale_B, evaluations_B=state.evaluations_B + tried_B)
@@ -201,7 +202,7 @@ class Safeguard:
         if self.every is None:
             return torch.zeros_like(trial.tried_B)
         late_B = state.evaluations_B - state.compared_B >= self.every
-        return (state.leads_B > 0) & (late_B | (trial.stretch_B > 2))
+        return (state.leads_B > 0) & (late_B | ((trial.stretch_B > 2) & (state.known_B == 0)))
 
     def _search(
         self, at: Measured, search_B: Tensor, state: SafeguardState, trials: Trials

@@ -3,6 +3,7 @@
 Legend of shapes: T tasks, S samples, I inputs, W hidden units, C classes. Weights are (out, in), as torch has them.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -115,7 +116,7 @@ class ImageNets:
         Raises:
             ValueError: the images cannot be read, or there are fewer than `samples`.
         """
-        x_NI, y_N, num_classes = self._images()
+        x_NI, y_N, num_classes = _images(self.data, self.pool, self.part)
         if len(x_NI) < self.samples:
             raise ValueError(
                 f"the part {list(self.part)} of {self.data} has {len(x_NI)} images and a task takes {self.samples}. Take a "
@@ -126,12 +127,15 @@ class ImageNets:
         shared = {"images": x_NI, "labels": y_N}
         return Tasks(starts=starts, loss=cross_entropy, data={"rows": rows_TS}, shared=shared)
 
-    def _images(self) -> tuple[Float[Tensor, "N I"], Int[Tensor, "N"], int]:
-        images = load_images(self.data).train
-        first, stop = (round(share * len(images)) for share in self.part)
-        rows = torch.arange(len(images))[first:stop]
-        pixels = nn.functional.avg_pool2d(images.floats(rows), self.pool).flatten(1)
-        return pixels, images.labels[rows], len(images.classes)
+
+@functools.lru_cache(maxsize=4)
+def _images(data: str, pool: int, part: tuple[float, float]) -> tuple[Float[Tensor, "N I"], Int[Tensor, "N"], int]:
+    """Pixels, labels and the number of classes of a part of a set; kept, as every draw of tasks asks for them."""
+    images = load_images(data).train
+    first, stop = (round(share * len(images)) for share in part)
+    rows = torch.arange(len(images))[first:stop]
+    pixels = nn.functional.avg_pool2d(images.floats(rows), pool).flatten(1)
+    return pixels, images.labels[rows], len(images.classes)
 
 
 def squared_error(points: Tensors, data: Mapping[str, Tensor]) -> Float[Tensor, ""]:

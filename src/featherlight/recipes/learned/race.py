@@ -46,18 +46,17 @@ def run_elementwise(
 
 
 def run_one_by_one(
-    make: Callable[[Sequence[nn.Parameter]], Optimizer], tasks: Tasks, evaluations: int
+    make: Callable[[Sequence[nn.Parameter]], Optimizer], tasks: Tasks, evaluations: int, *, solved: float = 1e-14
 ) -> Float[Tensor, "K+1 T"]:
     """An optimizer of torch that goes all the way in one `step`, task by task; all points of its line searches count.
 
-    It is stopped where nothing but rounding is left of the gap.
+    It is stopped where no more than the share `solved` of the gap at the start is left.
     """
-    paths = [_one_path(make, tasks.at(torch.tensor([number])), evaluations) for number in range(len(tasks))]
+    paths = [_one_path(make, tasks.at(torch.tensor([number])), evaluations, solved) for number in range(len(tasks))]
     return torch.stack(paths, 1)
 
 
 _MANY = 1_000_000
-_SOLVED = 1e-14
 
 
 def run_conjugate_gradients(tasks: Tasks, evaluations: int) -> Float[Tensor, "K+1 T"]:
@@ -83,10 +82,11 @@ class _OutOfEvaluationsError(Exception):
 
 
 def _one_path(
-    make: Callable[[Sequence[nn.Parameter]], Optimizer], task: Tasks, evaluations: int
+    make: Callable[[Sequence[nn.Parameter]], Optimizer], task: Tasks, evaluations: int, solved: float
 ) -> Float[Tensor, "K+1"]:
     points = tuple(nn.Parameter(p.clone()) for p in task.starts)
     optimizer, losses = make(points), []
+    lowest = task.best[0] if task.best is not None else 0.0
 
     def closure() -> Tensor:
         if len(losses) > evaluations:
@@ -95,12 +95,12 @@ def _one_path(
         for p, gradient in zip(points, gradients, strict=True):
             p.grad = gradient.contiguous()
         losses.append(found[0])
-        if task.best is not None and found[0] - task.best[0] <= _SOLVED * (losses[0] - task.best[0]):
+        if found[0] - lowest <= solved * (losses[0] - lowest):
             raise _OutOfEvaluationsError
         return found[0]
 
     with suppress(_OutOfEvaluationsError):
-        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return torch.stack(losses + [losses[-1]] * (evaluations + 1 - len(losses)))
 
 
@@ -119,13 +119,14 @@ class Rival:
     run: Callable[[float], Runner]
 
 
-def rivals(per_decade: int = 2, lowest: float = 1e-4, highest: float = 30.0) -> list[Rival]:
+def rivals(per_decade: int = 2, lowest: float = 1e-4, highest: float = 30.0, *, solved: float = 1e-14) -> list[Rival]:
     """Gradient descent, Adam and L-BFGS of torch (with strong Wolfe line search), each by its learning rate.
 
     Args:
         per_decade: learning rates tried in a factor of ten; every rival tries the same ones.
         lowest: learning rate.
         highest: learning rate.
+        solved: share of the gap at which L-BFGS is stopped; the target, where nothing but that counts.
     """
     ends = torch.tensor([lowest, highest], dtype=torch.float64).log10()
     count = round(float(ends[1] - ends[0]) * per_decade) + 1
@@ -144,7 +145,11 @@ def rivals(per_decade: int = 2, lowest: float = 1e-4, highest: float = 30.0) -> 
         Rival(
             name="Adam", settings=rates, run=lambda rate: lambda t, k: run_elementwise(lambda p: Adam(p, lr=rate), t, k)
         ),
-        Rival(name="L-BFGS", settings=rates, run=lambda rate: lambda t, k: run_one_by_one(lbfgs(rate), t, k)),
+        Rival(
+            name="L-BFGS",
+            settings=rates,
+            run=lambda rate: lambda t, k: run_one_by_one(lbfgs(rate), t, k, solved=solved),
+        ),
     ]
 
 

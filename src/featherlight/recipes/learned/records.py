@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from featherlight.data import SIGNAL_RECORDS, load_signals
 from featherlight.optim.learned.meta_tasks import Tasks
@@ -55,7 +57,10 @@ class MeasuredRecords:
             first = int(torch.randint(len(record) - length + 1, (), generator=generator))
             inputs.append(record.inputs[first : first + length])
             outputs.append(record.outputs[first : first + length])
-        signals = [torch.stack(some) for some in (inputs, outputs)]
-        scaled = [one - one.mean(1, keepdim=True) for one in signals]
-        scaled = [one / one.std(1, keepdim=True).clamp(min=1e-12) for one in scaled]
-        return regression_tasks(*arx(*scaled, self.order))
+        return regression_tasks(*arx(_scaled(torch.stack(inputs)), _scaled(torch.stack(outputs)), self.order))
+
+
+def _scaled(signals: Float[Tensor, "T S"]) -> Float[Tensor, "T S"]:
+    """At zero mean and unit variance."""
+    centred = signals - signals.mean(1, keepdim=True)
+    return centred / centred.std(1, keepdim=True).clamp(min=1e-12)

@@ -62,8 +62,8 @@ def _entrants(learning: Learning) -> Mapping[str, Entrant]:
         _GUARDED: Entrant(run=lambda t, k: run_guarded(learning.rule, t, k).losses, setting=None, cost=learned),
         _BARE: Entrant(run=lambda t, k: run_rule(learning.rule, t, k), setting=None, cost=learned),
     }
-    for rival in rivals():
-        setting, medians = tuned(rival, tuning, evaluations=config.evaluations, target=target)
+    for rival, quick in zip(rivals(), rivals(solved=target), strict=True):
+        setting, medians = tuned(quick, tuning, evaluations=config.evaluations, target=target)
         cost = len(medians) * config.evaluations * len(tuning)
         found[f"{rival.name}, tuned"] = Entrant(run=rival.run(setting), setting=setting, cost=cost)
     return found

@@ -127,7 +127,7 @@ def test_mean_curvature_puts_the_mean_hessian_into_the_metric():
     mean = Curvature.of(train).hessians_TNN.mean(0)
     torch.testing.assert_close(factor @ factor.mT @ mean, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-7)
     assert float(gaps(rule, test, 8)[-1].max()) < 1e-4
-    with pytest.raises(ValueError, match="must have a full metric.*ScalarSteps"):
+    with pytest.raises(ValueError, match=r"must have a full metric.*ScalarSteps"):
         MeanCurvature(SecantRule(ScalarSteps(1.0)))
 
 

@@ -126,7 +126,7 @@ def test_a_rule_learns_by_either_kind_of_gradient(forward_only):
 
 
 def test_bad_input_gets_a_sentence():
-    with pytest.raises(ValueError, match="`horizon` must be at least 1 step.*got 0"):
+    with pytest.raises(ValueError, match=r"`horizon` must be at least 1 step.*got 0"):
         MetaObjective(rule(), tasks(), 0)
     with pytest.raises(ValueError, match="`truncation` must be at least 1 step, or None"):
         MetaObjective(rule(), tasks(), 3, truncation=0)

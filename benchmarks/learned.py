@@ -186,9 +186,10 @@ def rows_of(runs: FinishedRuns, *, short: bool) -> None:
 
     for seed in range(seeds):
         get({"kind": "one step", "seed": seed}, lambda seed=seed: one_step(seed))
-    asked = [("identification", problem, 0) for problem in IDENTIFICATION]
-    asked += [("smooth", problem, 0) for problem in SMOOTH[: 3 if short else 4]]
+    asked = [("smooth", problem, 0) for problem in SMOOTH[:3]]
+    asked += [("identification", problem, 0) for problem in IDENTIFICATION]
     asked += [("identification", IDENTIFICATION[0], seed) for seed in range(1, seeds)]
+    asked += [] if short else [("smooth", SMOOTH[3], 0)]
     for kind, problem, seed in asked:
         key = {"kind": kind, "problem": problem, "seed": seed, "entrants": "learned"}
         learn = (

@@ -12,6 +12,10 @@ from torch import Tensor
 from featherlight.optim.learned import Measured, Safeguard, Tasks, Tensors, UpdateRule
 from featherlight.optim.learned.meta_unroll import begin
 
+DESCENT = Safeguard(every=None)
+"""Leaves a rule alone as long as it descends: one that was learned for several steps may begin worse than the best gradient step,
+and would lose to it in a comparison that looks one step ahead."""
+
 
 class GuardedPath(NamedTuple):
     """What a guarded run came to.
@@ -64,9 +68,9 @@ def run_guarded(rule: UpdateRule, tasks: Tasks, evaluations: int, *, safeguard: 
         rule: makes the steps.
         tasks: T of them.
         evaluations: K, gradients of each task; trials come on top and are counted apart.
-        safeguard: None takes `Safeguard()`.
+        safeguard: None takes `DESCENT`.
     """
-    guard = safeguard if safeguard is not None else Safeguard()
+    guard = safeguard if safeguard is not None else DESCENT
     (points, state), kept = begin(rule, tasks), guard.init(len(tasks))
     update = torch.func.vmap(rule.update)
     losses, trials, by_rule = [], torch.zeros(len(tasks)), torch.zeros(len(tasks))

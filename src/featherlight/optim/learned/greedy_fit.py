@@ -148,7 +148,8 @@ def best_step(
         moves = gradients.new_zeros(len(gradients), 0, num)
     if all_alike(hessians):
         root = weights.sqrt()[:, None]
-        return torch.linalg.lstsq(root * gradients, root * errors, driver="gelsd").solution.mT, gradients.new_zeros(0)
+        driver = "gelsd" if gradients.device.type == "cpu" else None
+        return torch.linalg.lstsq(root * gradients, root * errors, driver=driver).solution.mT, gradients.new_zeros(0)
     if num * num + moves.shape[1] > _MOST_UNKNOWNS:
         raise ValueError(
             f"the exact solve has {num * num + moves.shape[1]:,} unknowns, a metric of {num} x {num} entries, and at most "

@@ -10,7 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from featherlight.optim.learned import Measured, Safeguard, Tasks, Tensors, UpdateRule
-from featherlight.optim.learned.meta_unroll import Position, begin
+from featherlight.optim.learned.meta_unroll import begin
+
+DESCENT = Safeguard(every=None)
+"""Leaves a rule alone as long as it descends: one that was learned for several steps may begin worse than the best gradient step,
+and would lose to it in a comparison that looks one step ahead."""
 
 
 class GuardedPath(NamedTuple):
@@ -64,13 +68,13 @@ def run_guarded(rule: UpdateRule, tasks: Tasks, evaluations: int, *, safeguard: 
         rule: makes the steps.
         tasks: T of them.
         evaluations: K, gradients of each task; trials come on top and are counted apart.
-        safeguard: None takes `Safeguard()`.
+        safeguard: None takes `DESCENT`.
     """
-    guard = safeguard if safeguard is not None else Safeguard()
+    guard = safeguard if safeguard is not None else DESCENT
     (points, state), kept = begin(rule, tasks), guard.init(len(tasks))
     update = torch.func.vmap(rule.update)
     losses, trials, by_rule = [], torch.zeros(len(tasks)), torch.zeros(len(tasks))
-    before: Position | None = None
+    before: tuple[Tensors, Tensors] | None = None
     for _ in range(evaluations):
         found, gradients = tasks.losses_and_gradients(points)
         steps, state = update(gradients, state, points)
@@ -83,7 +87,7 @@ def run_guarded(rule: UpdateRule, tasks: Tasks, evaluations: int, *, safeguard: 
             torch.finfo(found.dtype).eps,
         )  # fmt: skip
         choice, kept = guard.choose(at, kept, trial)
-        before = Position(points, gradients)
+        before = (points, gradients)
         ruled, plain = trial.moved(steps, choice.size_B * choice.rule_B), trial.moved(gradients, -choice.size_B)
         points = tuple(
             torch.where(choice.rule_B.reshape(-1, *[1] * (p.ndim - 1)), one, other)
@@ -99,9 +103,9 @@ def products(ones: Tensors, others: Tensors) -> Float[Tensor, "T"]:
     return torch.stack([(a.double() * b.double()).flatten(1).sum(1) for a, b in zip(ones, others, strict=True)]).sum(0)
 
 
-def _spectral(points: Tensors, gradients: Tensors, before: Position) -> Float[Tensor, "T"]:
+def _spectral(points: Tensors, gradients: Tensors, before: tuple[Tensors, Tensors]) -> Float[Tensor, "T"]:
     """The squared length of the last step over its product with the change of the gradient; 0 where it has no meaning."""
-    moved = tuple(now - old for now, old in zip(points, before.points, strict=True))
-    turned = tuple(now - old for now, old in zip(gradients, before.state, strict=True))
+    moved = tuple(now - old for now, old in zip(points, before[0], strict=True))
+    turned = tuple(now - old for now, old in zip(gradients, before[1], strict=True))
     turn = products(moved, turned)
     return torch.where(turn > 0, products(moved, moved) / turn, 0.0).nan_to_num(nan=0.0, posinf=0.0)

@@ -92,6 +92,8 @@ def _sections(run: "ImplicitRun") -> Sequence[Section]:
 class ImplicitRun:
     """Model and data, and what the run procedure asks of them.
 
+    Exact read-outs of numbers are computed in float64, which "mps" does not have; they run on the CPU there.
+
     Args:
         config: of the run.
         data: on the CPU.
@@ -104,9 +106,11 @@ class ImplicitRun:
 
     def __init__(self, config: ImplicitConfig, data: Learnable) -> None:
         self.config = config
-        device = default_device(config.device)
-        self.data = data.to(device)
         self._dtype = torch.float32 if data.classes or config.method != "sequential" else torch.float64
+        device = default_device(config.device)
+        if device.type == "mps" and self._dtype == torch.float64:
+            device = torch.device("cpu")
+        self.data = data.to(device)
         units = _units(data, self._dtype)
         with seeded_random(config.seed, torch.device("cpu")):
             self.model = self._model(units, data).to(device)

@@ -100,7 +100,7 @@ class ImplicitRun:
 
     Attributes:
         config: as given.
-        data: on the device of the config.
+        data: on the device of the config, in the dtype of the model.
         model: that is trained.
     """
 
@@ -110,7 +110,7 @@ class ImplicitRun:
         device = default_device(config.device)
         if device.type == "mps" and self._dtype == torch.float64:
             device = torch.device("cpu")
-        self.data = data.to(device)
+        self.data = data.to(device, self._dtype)
         units = _units(data, self._dtype)
         with seeded_random(config.seed, torch.device("cpu")):
             self.model = self._model(units, data).to(device)

@@ -192,6 +192,8 @@ def everything(done: FinishedRuns, *, short: bool, part: str | None, side: str |
     for kind, name, own in _plan(short):
         if part in (None, kind) and side in (None, own):
             comparison.side(kind, name, own)
+    if part in (None, "sparsity") and side is None:
+        implicit_steps.measure_sparsity(done, _line)
 
 
 def _plan(short: bool) -> Iterator[tuple[str, str, str]]:
@@ -279,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one seed, MNIST, one table and two functions")
     parser.add_argument("--minutes", type=float, help="begins no run after so many")
-    parser.add_argument("--part", choices=("steps", "mnist", "table", "function"), help="this alone")
+    parser.add_argument("--part", choices=("steps", "mnist", "table", "function", "sparsity"), help="this alone")
     parser.add_argument("--side", choices=(*SIDES, "MLP on directions"), help="this alone")
     parser.add_argument("--write", action="store_true", help="only writes what the rows say")
     asked = parser.parse_args()

@@ -142,7 +142,14 @@ class VariableProjection:
 
 
 def promising_units(
-    features_NE: Tensor, residual_NY: Tensor, read_out: LeastSquares, candidates_RE: Tensor, count: int, phi: Callable
+    features_NE: Tensor,
+    residual_NY: Tensor,
+    read_out: LeastSquares,
+    candidates_RE: Tensor,
+    count: int,
+    phi: Callable[[Tensor], Tensor],
+    *,
+    row_weight: float = 1.0,
 ) -> Tensor:
     """The candidates that explain most of a residual, one after the other, each with what earlier ones explain taken out.
 
@@ -153,6 +160,7 @@ def promising_units(
         candidates_RE: weights of random hidden units.
         count: how many are chosen, at most R.
         phi: the activation.
+        row_weight: for how many rows of those that `read_out` is of each of these stands.
 
     Returns:
         (count, E), of `candidates_RE`.
@@ -160,7 +168,7 @@ def promising_units(
     Cost: N R (E + Y) and count R^2.
     """
     units = phi(features_NE @ candidates_RE.mT)
-    cross, gram, onto = products(features_NE, units, residual_NY)
+    cross, gram, onto = (row_weight * one for one in products(features_NE, units, residual_NY))
     below = torch.linalg.solve_triangular(read_out.factor, cross, upper=False)
     size = gram.diagonal().clone() + read_out.ridge
     gram = gram - below.mT @ below

@@ -15,8 +15,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-9
-
 
 class BlockStatus(IntEnum):
     """What a block did to the regularised training loss."""
@@ -77,13 +75,10 @@ class Blocks(Protocol):
         ...
 
 
-def outcome(
-    *, size: int, before: float, after: float, steps: int, converged: bool, scale: float | None = None
-) -> BlockOutcome:
-    """The outcome with its status; `scale` is what rounding is in parts of, the loss before if None."""
-    slack = _ROUNDING * (abs(before) if scale is None else scale)
-    status = BlockStatus.FELL if after < before - slack else BlockStatus.UNCHANGED
-    status = BlockStatus.ROSE if after > before + slack else status
+def outcome(*, size: int, before: float, after: float, steps: int, converged: bool, rounding: float) -> BlockOutcome:
+    """The outcome with its status; `rounding` is what the losses may be off by."""
+    status = BlockStatus.FELL if after < before - rounding else BlockStatus.UNCHANGED
+    status = BlockStatus.ROSE if after > before + rounding else status
     return BlockOutcome(size=size, before=before, after=after, steps=steps, converged=converged, status=status)
 
 

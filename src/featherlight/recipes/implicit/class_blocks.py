@@ -92,7 +92,7 @@ class ClassBlocks:
         self._read_out_from(read_out)
         if self.loss > before:
             self._take_back(torch.zeros_like(weights), torch.cat((earlier, earlier.new_zeros(size, earlier.shape[1]))))
-        return outcome(size=size, before=before, after=self.loss, steps=steps, converged=False)
+        return outcome(size=size, before=before, after=self.loss, steps=steps, converged=False, rounding=1e-6 * before)
 
     def restore(self, hidden: Sequence[Tensor], read_out: Tensor) -> None:
         """Brings features and read-out to those of blocks that were trained before."""

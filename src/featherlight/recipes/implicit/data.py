@@ -38,9 +38,11 @@ class Rows:
         """Some of the rows."""
         return Rows(inputs=self.inputs[rows], targets=self.targets[rows])
 
-    def to(self, device: torch.device) -> "Rows":
-        """The same on a device."""
-        return Rows(inputs=self.inputs.to(device), targets=self.targets.to(device))
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Rows":
+        """The same on a device, floats in a dtype."""
+        classes = not self.targets.is_floating_point()
+        targets = self.targets.to(device) if classes else self.targets.to(device, dtype)
+        return Rows(inputs=self.inputs.to(device, dtype), targets=targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,10 @@ class Learnable:
         """Classes, or numbers that are foretold."""
         return len(self.classes) or self.train.targets.shape[1]
 
-    def to(self, device: torch.device) -> "Learnable":
-        """The same on a device."""
-        test = None if self.test is None else self.test.to(device)
-        return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=test)
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Learnable":
+        """The same on a device, floats in a dtype."""
+        test = None if self.test is None else self.test.to(device, dtype)
+        return replace(self, train=self.train.to(device, dtype), valid=self.valid.to(device, dtype), test=test)
 
     def digest(self) -> str:
         """Of the training rows."""

@@ -92,21 +92,25 @@ def _sections(run: "ImplicitRun") -> Sequence[Section]:
 class ImplicitRun:
     """Model and data, and what the run procedure asks of them.
 
+    Exact read-outs of numbers are computed in float64, which "mps" does not have; they run on the CPU there.
+
     Args:
         config: of the run.
         data: on the CPU.
 
     Attributes:
         config: as given.
-        data: on the device of the config.
+        data: on the device of the config, in the dtype of the model.
         model: that is trained.
     """
 
     def __init__(self, config: ImplicitConfig, data: Learnable) -> None:
         self.config = config
-        device = default_device(config.device)
-        self.data = data.to(device)
         self._dtype = torch.float32 if data.classes or config.method != "sequential" else torch.float64
+        device = default_device(config.device)
+        if device.type == "mps" and self._dtype == torch.float64:
+            device = torch.device("cpu")
+        self.data = data.to(device, self._dtype)
         units = _units(data, self._dtype)
         with seeded_random(config.seed, torch.device("cpu")):
             self.model = self._model(units, data).to(device)

@@ -5,12 +5,16 @@ Legend of shapes: N rows, I inputs, S states, Y outputs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from featherlight.nn.implicit import ImplicitLayer, RowProjection, StrictlyTriangular
 from featherlight.solvers.row_lasso import LassoProblem, RowLasso, row_lasso
+
+_TOLERANCE = 1e-5
+"""Of the gap, in parts of a row's loss at 0: far below what a model's scores show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,9 @@ class Matched:
     zeros: float
 
 
-def match_states(layer: ImplicitLayer, u_NI: Tensor, *, penalty: float, bound: float = 0.95) -> Matched:
+def match_states(
+    layer: ImplicitLayer, u_NI: Tensor, *, penalty: float, bound: float = 0.95, max_steps: int = 400
+) -> Matched:
     """The sparsest rows, by the sum of their sizes, that give the states and outputs of a trained layer.
 
     Row by row, [A, B] is fitted to the inputs of the activation (x = phi(z)), and [C, D] to the outputs. Of a strictly
@@ -42,6 +48,7 @@ def match_states(layer: ImplicitLayer, u_NI: Tensor, *, penalty: float, bound: f
         u_NI: inputs, which ought to be like those it will see.
         penalty: in parts of the smallest that leaves nothing of any row.
         bound: of the rows of a full A.
+        max_steps: of each search; a row that is not done then says so in its status, and is used as it is.
 
     Raises:
         ValueError: a penalty that is not between 0 and 1, or inputs of another shape.
@@ -56,21 +63,27 @@ def match_states(layer: ImplicitLayer, u_NI: Tensor, *, penalty: float, bound: f
         found = layer(u_NI)
         x, u = found.states, u_NI.to(found.states.dtype)
         z = x @ layer.A.mT + u @ layer.B.mT
+    limits: dict[str, Any] = {"tolerance": _TOLERANCE, "max_steps": max_steps}
     features = torch.cat((x, u), 1)
     kind = layer.well_posed
     if isinstance(kind, StrictlyTriangular):
-        states = _by_blocks(features, z, kind.block_sizes, penalty)
+        states = _by_blocks(features, z, kind.block_sizes, penalty, limits)
     else:
         problem = LassoProblem.of(features, z)
         states = row_lasso(
-            problem, penalty=penalty * _largest(problem), bound=bound, num_bounded=layer.state_dim, max_steps=5000
+            problem,
+            penalty=penalty * _largest(problem),
+            bound=bound,
+            num_bounded=layer.state_dim,
+            tolerance=_TOLERANCE,
+            max_steps=max_steps,
         )
     problem = LassoProblem.of(features, found.values)
-    outputs = row_lasso(problem, penalty=penalty * _largest(problem), max_steps=5000)
+    outputs = row_lasso(problem, penalty=penalty * _largest(problem), **limits)
     return _put_together(layer, states, outputs)
 
 
-def _by_blocks(features: Tensor, z: Tensor, sizes: Sequence[int], penalty: float) -> RowLasso:
+def _by_blocks(features: Tensor, z: Tensor, sizes: Sequence[int], penalty: float, limits: dict[str, Any]) -> RowLasso:
     """Rows of [A, B], each block's on later blocks and inputs alone."""
     whole, start, parts = LassoProblem.of(features, z), 0, []
     for size in sizes:
@@ -78,7 +91,7 @@ def _by_blocks(features: Tensor, z: Tensor, sizes: Sequence[int], penalty: float
         part = LassoProblem(
             gram=whole.gram[stop:, stop:], onto=whole.onto[start:stop, stop:], square=whole.square[start:stop]
         )
-        parts.append(row_lasso(part, penalty=penalty * _largest(part), max_steps=5000))
+        parts.append(row_lasso(part, penalty=penalty * _largest(part), **limits))
         start = stop
     width = features.shape[1]
     return RowLasso(

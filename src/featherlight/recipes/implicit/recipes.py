@@ -4,7 +4,7 @@ from featherlight.recipes.catalogue import recipe
 from featherlight.recipes.implicit.config import GrowthConfig, ImplicitConfig, LoopConfig
 
 
-@recipe(cost="1 minute on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
+@recipe(cost="minutes on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
 def mnist() -> ImplicitConfig:
     """100 states on MNIST, block by block; method=implicit trains a full A by implicit differentiation."""
     return ImplicitConfig(
@@ -13,6 +13,7 @@ def mnist() -> ImplicitConfig:
         valid_fraction=0.05,
         blocks=(84, 16),
         activation="relu",
+        sparse=(0.001, 0.003, 0.01),
         growth=GrowthConfig(directions=50, ridge=1.0),
         loop=LoopConfig(epochs=2, lr=5e-3),
     )

@@ -88,14 +88,13 @@ class SquaredBlocks:
             self._append(found.weights, found.units, found.read_out)
         else:
             self._append_states(torch.zeros_like(found.weights))
-        scale = self.least_squares.square / len(self.targets)
         return outcome(
             size=size,
             before=before,
             after=self.loss,
             steps=len(found.losses) - 1,
             converged=found.status == 0,
-            scale=scale * 1e-3,
+            rounding=1e-12 * self.least_squares.square / len(self.targets),
         )
 
     def restore(self, hidden: Sequence[Tensor], read_out: Tensor) -> None:
@@ -123,4 +122,5 @@ class SquaredBlocks:
         every = -(-len(self.features) // self.settings.search.curvature_rows)
         some = self.features[::every]
         left = self.targets[::every] - some @ self.least_squares.weights
-        return promising_units(some, left, self.least_squares, candidates, size, self.settings.activation.function)
+        phi = self.settings.activation.function
+        return promising_units(some, left, self.least_squares, candidates, size, phi, row_weight=every)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.classics --short          # one seed, a third of the steps
     python -m benchmarks.classics --minutes 4.5    # goes on where it was stopped; three seeds in all
+    python -m benchmarks.classics --speed          # time of a step alone, beside prodigyopt and AdamW
 
 Both sides see the same batches from the same initial weights and a cosine to zero. The best rate of AdamW is chosen by the
 very score that is compared, which favours AdamW; Prodigy is not tuned.
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, target, write_results
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, in_turn, spread, target, write_results
 from featherlight.data import IndexPermutation, load_images
-from featherlight.nn.models import BlockShape, Gpt, LeNet300, RecurrentClassifier, RecurrentShape
+from featherlight.nn.models import BlockShape, Gpt, LeNet300, RecurrentClassifier, RecurrentShape, resnet20
 from featherlight.objective import BatchObjective, seeded_random
 from featherlight.optim import DistanceEstimate, Prodigy
 from featherlight.trainer import SCHEDULES
@@ -186,13 +187,57 @@ def state_bytes(optimizer: Optimizer) -> int:
     return sum(storages.values())
 
 
+def step_times(rounds: int = 30) -> list[Row]:
+    """Milliseconds of an optimizer's step on half the square of the weights, each side in turn."""
+    import prodigyopt
+
+    models = {
+        "LeNet-300-100, 6 tensors": LeNet300,
+        "ResNet-20, 65 tensors": lambda: resnet20(10),
+        "4 matrices of 1024 x 1024": lambda: nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(4))),
+    }
+    sides: dict[str, Callable[[Any], Optimizer]] = {
+        "Prodigy": Prodigy,
+        "Prodigy, sampled": METHODS["Prodigy, sampled"],
+        "prodigyopt": prodigyopt.Prodigy,
+        "prodigyopt, slice_p=11": lambda params: prodigyopt.Prodigy(params, slice_p=11),
+        "AdamW, fused": lambda params: AdamW(params, fused=True),
+    }
+    rows = []
+    for name, make in models.items():
+        calls = {}
+        for side, optimizer_of in sides.items():
+            with seeded_random(0, torch.device("cpu")):
+                model = make()
+            calls[side] = _step_on_squares(list(model.parameters()), optimizer_of)
+        seconds = in_turn(calls, rounds=rounds, warmup=3)
+        for side, values in seconds.items():
+            milliseconds = spread([1000 * value for value in values])
+            rows.append({"model": name, "method": side, "milliseconds": milliseconds})
+            print(f"{name}, {side}: {milliseconds['median']:.2f} ms")
+    return rows
+
+
+def _step_on_squares(params: list[nn.Parameter], optimizer_of: Callable[[Any], Optimizer]) -> Callable[[], object]:
+    optimizer = optimizer_of(params)
+
+    def step() -> None:
+        for parameter in params:
+            parameter.grad = parameter.detach().clone()
+        optimizer.step()
+
+    return step
+
+
 def summary(rows: list[Row], names: list[str]) -> list[dict[str, Any]]:
     """Points behind the best of AdamW, task by task, by the mean over the seeds that all methods have run."""
     found = []
     for name in names:
-        scores = {m: [r["score"] for r in rows if (r["task"], r["method"]) == (name, m)] for m in METHODS}
-        if min(map(len, scores.values())) == 0:
+        own = [row for row in rows if row["task"] == name]
+        whole = [seed for seed in SEEDS if sum(row["seed"] == seed for row in own) == len(METHODS)]
+        if not whole:
             continue
+        scores = {m: [r["score"] for r in own if r["method"] == m and r["seed"] in whole] for m in METHODS}
         means = {method: statistics.mean(values) for method, values in scores.items()}
         best = max((mean, method) for method, mean in means.items() if method.startswith("AdamW"))
         for method in ("Prodigy", "Prodigy, sampled"):
@@ -232,7 +277,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="one seed, a third of the steps")
     parser.add_argument("--minutes", type=float, default=None, help="begin no run after so many")
+    parser.add_argument("--speed", action="store_true", help="time of a step alone")
     options = parser.parse_args()
+    if options.speed:
+        write_results("classics_speed", step_times(), [])
+        return
     name = "classics_short" if options.short else "classics"
     RESULTS.mkdir(exist_ok=True)
     runs = FinishedRuns(RESULTS / f"{name}.rows.jsonl", options.minutes)

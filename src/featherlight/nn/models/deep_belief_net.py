@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from featherlight.nn.models.restricted_boltzmann import (
     BinaryUnits,
+    ContrastiveDivergence,
     LabelledUnits,
+    NegativePhase,
     RestrictedBoltzmannMachine,
     VisibleUnits,
     contrastive_losses,
@@ -140,7 +142,12 @@ class DeepBeliefNet(nn.Module):
 
     @torch.no_grad()
     def wake_sleep(
-        self, v_BV: Float[Tensor, "B V"], labels_B: Int[Tensor, "B"], generator: torch.Generator, *, steps: int = 3
+        self,
+        v_BV: Float[Tensor, "B V"],
+        labels_B: Int[Tensor, "B"],
+        generator: torch.Generator,
+        *,
+        negative: NegativePhase = ContrastiveDivergence(steps=3),  # noqa: B008
     ) -> WakeSleep:
         """Draws the states that one round of up-down learns from.
 
@@ -148,13 +155,14 @@ class DeepBeliefNet(nn.Module):
             v_BV: data.
             labels_B: of them.
             generator: draws the units.
-            steps: rounds of Gibbs sampling in the memory between the way up and the way down.
+            negative: what happens in the memory between the way up and the way down. Chains that persist, as many as there
+                are data, find what the memory believes far from any data, and so unlearn it.
         """
         wake = [v_BV]
         for up in self.recognition:
             wake.append(torch.bernoulli(up(wake[-1]).sigmoid(), generator=generator))
         wake[-1] = self._with_labels(wake[-1], labels_B)
-        fantasy = self.memory.gibbs(wake[-1], steps, generator)
+        fantasy = negative(self.memory, wake[-1], generator)
         sleep = self._down(fantasy[:, : -self.num_labels], generator)
         return WakeSleep(tuple(wake), (*sleep[:-1], fantasy))
 
@@ -181,14 +189,16 @@ class DeepBeliefNet(nn.Module):
         Args:
             labels_B: held fixed in the memory.
             generator: draws the units.
-            steps: rounds of Gibbs sampling from a random start.
+            steps: rounds of Gibbs sampling, which start above a random image, as in the source.
 
         Returns:
             The means of the lowest units, above a drawn layer.
         """
         label_BL = functional.one_hot(labels_B, self.num_labels).to(self.memory.weight.dtype)
-        start = label_BL.new_full((len(labels_B), self.sizes[-2]), 0.5)
-        start = torch.cat((torch.bernoulli(start, generator=generator), label_BL), 1)
+        state = torch.bernoulli(label_BL.new_full((len(labels_B), self.sizes[0]), 0.5), generator=generator)
+        for up in self.recognition:
+            state = torch.bernoulli(up(state).sigmoid(), generator=generator)
+        start = torch.cat((state, label_BL), 1)
         found = self.memory.gibbs(start, steps, generator, clamp=label_BL)
         return self._down(found[:, : -self.num_labels], generator)[0]
 

@@ -48,8 +48,8 @@ def evaluation_weights(
     kept = _copies([parameter for group in optimizer.param_groups for parameter in group["params"]])
     norms = [] if model is None else _norms(model)
     kept += _copies([buffer for norm in norms for buffer in norm.buffers()])
-    adopt_evaluation_weights(optimizer, model=model, passes=passes)
     try:
+        adopt_evaluation_weights(optimizer, model=model, passes=passes)
         yield
     finally:
         optimizer.train()

@@ -15,7 +15,8 @@ from torch.optim.optimizer import ParamsT
 
 from featherlight.objective import NonFiniteLossError
 
-_BUCKET_ELEMENTS = 1 << 20
+_BUCKET_ENTRIES = 1 << 22
+_CACHED_ENTRIES = 1 << 16  # of a CPU: what is read several times a step stays in its cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Prodigy(torch.optim.Optimizer):
             at a step, sparse gradients.
 
     Cost: one pass over gradients, state and weights, and one transfer of two numbers to the host a step; state of
-    2 + 2 / stride numbers an entry, and about 8 MB of passing memory.
+    2 + 2 / stride numbers an entry, and some MB of passing memory.
     Source: Mishchenko and Defazio 2023 (arXiv 2306.06101), algorithm 4, as its authors' `prodigyopt` has it. It differs from
     that package in three ways: groups may have different rates, weights of a group of rate 0 do not decay, and without a mean
     of gradients the step goes by the estimate before it, as in the paper.
@@ -140,7 +141,7 @@ class Prodigy(torch.optim.Optimizer):
         """One step; returns the loss of the closure.
 
         Raises:
-            NonFiniteLossError: the gradients are not finite; weights are as they were.
+            NonFiniteLossError: the sums are not finite; weights are as they were.
         """
         loss = None
         if closure is not None:
@@ -165,8 +166,9 @@ class Prodigy(torch.optim.Optimizer):
             return loss
         if not math.isfinite(numerator) or not math.isfinite(norm):
             raise NonFiniteLossError(
-                f"the gradients of step {shared['k']} are not finite, so the step was not applied and the running means are "
-                "lost. Start again from a save, with clipped gradients or a smaller `coefficient`."
+                f"Prodigy's sums at step {shared['k']} are not finite: a gradient is not, or the loss falls without end. The "
+                "step was not applied, but the running means are lost. Start again from a save, with clipped gradients or a "
+                "smaller `coefficient`."
             )
         d, d_max = self._next(shared["d"], shared["d_max"], numerator / norm)
         for bucket in active:
@@ -185,7 +187,8 @@ class Prodigy(torch.optim.Optimizer):
 
     def _buckets(self, group: dict[str, Any]) -> Iterator["_Bucket"]:
         """The parameters of a group that have gradients, a bounded number of entries at a time; makes their state."""
-        pending: list[Tensor] = []
+        pending: list[dict[str, Tensor]] = []
+        count = 0
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -196,16 +199,19 @@ class Prodigy(torch.optim.Optimizer):
                 )
             if not self.state[parameter]:
                 self._begin(parameter, group)
-            pending.append(parameter)
-            if sum(one.numel() for one in pending) >= _BUCKET_ELEMENTS:
-                yield self._bucket(group, pending)
-                pending = []
+            if pending and pending[0]["p"].device != parameter.device:
+                yield _Bucket(group=group, pieces=pending)
+                pending, count = [], 0
+            limit = _CACHED_ENTRIES if parameter.device.type == "cpu" else _BUCKET_ENTRIES
+            tensors = {"p": parameter.detach(), "grad": parameter.grad, **self.state[parameter]}
+            for piece in _pieces(tensors, limit, self.estimate.stride):
+                pending.append(piece)
+                count += piece["p"].numel()
+                if count >= limit:
+                    yield _Bucket(group=group, pieces=pending)
+                    pending, count = [], 0
         if pending:
-            yield self._bucket(group, pending)
-
-    def _bucket(self, group: dict[str, Any], params: Sequence[Tensor]) -> "_Bucket":
-        states = [self.state[parameter] for parameter in params]
-        return _Bucket(group=group, params=list(params), states=states)
+            yield _Bucket(group=group, pieces=pending)
 
     def _begin(self, parameter: Tensor, group: dict[str, Any]) -> None:
         sample = _sample(parameter, self.estimate.stride)
@@ -221,16 +227,15 @@ class Prodigy(torch.optim.Optimizer):
         for bucket in buckets:
             d, share = bucket.group["d"], float(bucket.group["lr"]) / lr
             _moments(bucket, d)
-            gradients = [_sample(grad, estimate.stride) for grad in bucket.grads]
+            gradients, now = ([_sample(t, estimate.stride) for t in bucket.of(name)] for name in ("grad", "p"))
             totals = bucket.of("s")
             torch._foreach_mul_(totals, beta3)
             weight = d / estimate.start * share * (d if estimate.unscaled else scale * lr)
             torch._foreach_add_(totals, gradients, alpha=weight)
-            travelled = [_sample(parameter, estimate.stride) for parameter in bucket.params]
-            ways = torch._foreach_sub(bucket.of("p0"), travelled)
-            sums += [
-                torch.stack((_dot(g, way), _sum_abs(s))) for g, way, s in zip(gradients, ways, totals, strict=True)
-            ]
+            ways = torch._foreach_sub(bucket.of("p0"), now)
+            inner = [_dot(gradient, way) for gradient, way in zip(gradients, ways, strict=True)]
+            norms = [total.abs().sum(dtype=_precise(total)) for total in totals]
+            sums.append(torch.stack((torch.stack(inner).sum(), torch.stack(norms).sum())))
         device = sums[0].device
         inner, norm = torch.stack([one.to(device) for one in sums]).sum(0).tolist()
         return inner, norm
@@ -238,18 +243,25 @@ class Prodigy(torch.optim.Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class _Bucket:
-    """Parameters of a group that are worked on at once, with their state."""
+    """Parts of parameters of a group that are worked on at once, with their gradients and state, by name."""
 
     group: dict[str, Any]
-    params: list[Tensor]
-    states: list[dict[str, Tensor]]
-
-    @property
-    def grads(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self.params if parameter.grad is not None]
+    pieces: list[dict[str, Tensor]]
 
     def of(self, name: str) -> list[Tensor]:
-        return [state[name] for state in self.states]
+        return [piece[name] for piece in self.pieces]
+
+
+def _pieces(tensors: dict[str, Tensor], limit: int, stride: int) -> Iterator[dict[str, Tensor]]:
+    """A parameter with its gradient and state, in flat views of about `limit` entries where memory allows."""
+    length = stride * max(1, limit // stride)
+    if tensors["p"].numel() <= length or not all(tensor.is_contiguous() for tensor in tensors.values()):
+        yield tensors
+        return
+    sampled = {"s", "p0"}
+    parts = {n: t.view(-1).split(length // stride if n in sampled else length) for n, t in tensors.items()}
+    for number in range(len(parts["p"])):
+        yield {name: part[number] for name, part in parts.items()}
 
 
 def _check(parameter: Tensor) -> None:
@@ -283,18 +295,17 @@ def _sample(tensor: Tensor, stride: int) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product, in float32 at least."""
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    return torch.dot(a.to(dtype), b.to(dtype))
+    return torch.dot(a.to(_precise(a)), b.to(_precise(b)))
 
 
-def _sum_abs(tensor: Tensor) -> Tensor:
-    return tensor.abs().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+def _precise(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _moments(bucket: _Bucket, d: float) -> None:
     """Running means of the gradient times d, and of its square times d**2."""
     beta1, beta2 = bucket.group["betas"]
-    grads = bucket.grads
+    grads = bucket.of("grad")
     if beta1 > 0:
         means = bucket.of("exp_avg")
         torch._foreach_mul_(means, beta1)
@@ -306,12 +317,12 @@ def _moments(bucket: _Bucket, d: float) -> None:
 
 def _move(bucket: _Bucket, rate: float, d: float) -> None:
     """Weight decay and Adam's step; `rate` is the step size that the estimate before this step gave."""
-    before = bucket.group["d"]
+    before, params = bucket.group["d"], bucket.of("p")
     spreads = torch._foreach_sqrt(bucket.of("exp_avg_sq"))
     torch._foreach_add_(spreads, d * bucket.group["eps"])
     if decay := bucket.group["weight_decay"]:
-        torch._foreach_mul_(bucket.params, 1 - decay * rate)
+        torch._foreach_mul_(params, 1 - decay * rate)
     if bucket.group["betas"][0] > 0:
-        torch._foreach_addcdiv_(bucket.params, bucket.of("exp_avg"), spreads, value=-rate)
+        torch._foreach_addcdiv_(params, bucket.of("exp_avg"), spreads, value=-rate)
     else:
-        torch._foreach_addcdiv_(bucket.params, bucket.grads, spreads, value=-rate * before)
+        torch._foreach_addcdiv_(params, bucket.of("grad"), spreads, value=-rate * before)

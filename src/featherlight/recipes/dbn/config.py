@@ -47,12 +47,15 @@ class UpDownConfig:
         epochs: passes over the training images.
         lr: learning rate, which falls to zero.
         momentum: of the steps.
+        chains: of the memory; "persistent" lets them go on where they were, which makes what it draws look like data, and
+            "data" starts them at the images of the step.
         steps: rounds of Gibbs sampling in the memory.
     """
 
     epochs: int = 10
     lr: float = 0.01
     momentum: float = 0.9
+    chains: Literal["data", "persistent"] = "persistent"
     steps: int = 3
 
     def __post_init__(self) -> None:

@@ -56,6 +56,25 @@ def build_experiment(config: DbnConfig, workspace: Workspace) -> Experiment:
     )
 
 
+class _MovesChains:
+    """An Objective whose gradient, once taken, moves chains on; looking at its value does not."""
+
+    def __init__(self, objective: Objective, move: Callable[[], None]) -> None:
+        self.objective = objective
+        self.move = move
+
+    def __call__(self) -> Tensor:
+        loss = self.objective()
+        self.move()
+        return loss
+
+    def value(self) -> Tensor:
+        return self.objective.value()
+
+    def values(self) -> Tensor:
+        return self.objective.values()
+
+
 class Belief:
     """Net and images, and what the run procedure asks of them.
 
@@ -163,28 +182,37 @@ class Belief:
         rows = self._rows(number, step)
         machine, phase = (
             self.model.net.machine(number),
-            self.model.negative_phase(number, self.config.pretraining.steps),
+            self.model.negative_phase(str(number), self.config.pretraining.steps),
         )
         data = self.model.net.data_of(number, *self._images(rows))
         with torch.no_grad():
             negative = phase(machine, data, self._generator(number, step))
         batch = {"data": data, "negative": negative}
-        return self._of_batch(
+        objective = self._of_batch(
             batch, lambda model, b: contrastive_losses(machine, b["data"], b["negative"]), step, rows, meter
         )
+        return self._moving(objective, str(number), negative)
+
+    def _moving(self, objective: Objective, name: str, v_NV: Tensor) -> Objective:
+        """The objective, with which the chains of a name move on where they persist."""
+        if name not in self.model.chains:
+            return objective
+        return _MovesChains(objective, partial(self.model.move, name, v_NV))
 
     def _up_down_objective(self, stage: int, step: int, meter: Meter) -> Objective:
         assert self.config.up_down is not None, "there is such a stage"
         rows, net = self._rows(stage, step), self.model.net
         pixels, labels = self._images(rows)
-        states = net.wake_sleep(pixels, labels, self._generator(stage, step), steps=self.config.up_down.steps)
+        negative = self.model.negative_phase("up_down", self.config.up_down.steps)
+        states = net.wake_sleep(pixels, labels, self._generator(stage, step), negative=negative)
         batch = {f"{part} {n}": t for part, ts in states._asdict().items() for n, t in enumerate(ts)}
 
         def losses(model: nn.Module, part: Batch) -> Tensor:
             kept = {kind: tuple(t for name, t in part.items() if name.startswith(kind)) for kind in states._fields}
             return net.up_down_losses(states._replace(**kept))
 
-        return self._of_batch(batch, losses, step, rows, meter)
+        objective = self._of_batch(batch, losses, step, rows, meter)
+        return self._moving(objective, "up_down", states.sleep[-1])
 
     def _backprop_objective(self, stage: int, step: int, meter: Meter) -> Objective:
         rows = self._rows(stage, step)
@@ -220,13 +248,14 @@ class Belief:
 
     def facts(self) -> Mapping[str, str]:
         """What was trained on what."""
+        pretraining = self.config.pretraining
         sizes = "-".join(map(str, (*self.model.net.sizes, self.model.net.num_labels)))
         return {
             "data": self.config.data,
             "network": f"{sizes}, {self.config.visible} visible units",
             "training images": f"{len(self.train):,}",
             "validation images": f"{len(self.valid):,}",
-            "chains": f"{self.config.pretraining.chains}, {self.config.pretraining.steps} rounds a step",
+            "each layer": f"{pretraining.epochs} epochs, {pretraining.chains} chains, {pretraining.steps} rounds a step",
         }
 
     def sections(self) -> Sequence[Section]:

@@ -23,6 +23,7 @@ from featherlight.nn.models import (
     GaussianUnits,
     NegativePhase,
     PersistentChains,
+    RestrictedBoltzmannMachine,
 )
 from featherlight.recipes.dbn.config import DbnConfig
 
@@ -38,7 +39,7 @@ class ImageNet(nn.Module):
         net: the net.
         shift_V: is subtracted from pixels in [0, 1].
         scale: what they are then divided by.
-        chains: of each machine, where they persist.
+        chains: those that persist, by the number of the machine, or "up_down".
 
     Attributes:
         net: as given.
@@ -48,7 +49,7 @@ class ImageNet(nn.Module):
     shift_V: Tensor
     scale: Tensor
 
-    def __init__(self, net: DeepBeliefNet, shift_V: Tensor, scale: Tensor, chains: nn.ModuleList) -> None:
+    def __init__(self, net: DeepBeliefNet, shift_V: Tensor, scale: Tensor, chains: nn.ModuleDict) -> None:
         super().__init__()
         self.net = net
         self.chains = chains
@@ -67,9 +68,27 @@ class ImageNet(nn.Module):
         """Logits of the classifier."""
         return self.net(v_BV)
 
-    def negative_phase(self, number: int, steps: int) -> NegativePhase:
-        """That of a machine."""
-        return self.chains[number] if len(self.chains) else ContrastiveDivergence(steps=steps)
+    def negative_phase(self, name: str, steps: int) -> NegativePhase:
+        """The chains of a name where they persist, else chains that start at the data. They are where they were afterwards.
+
+        `move` moves them on for good.
+        """
+        if name not in self.chains:
+            return ContrastiveDivergence(steps=steps)
+        chains = self.chains[name]
+        assert isinstance(chains, PersistentChains)
+
+        def look_ahead(machine: RestrictedBoltzmannMachine, v_BV: Tensor, generator: torch.Generator) -> Tensor:
+            before_NV = chains.v_NV
+            after_NV = chains(machine, v_BV, generator)
+            chains.v_NV = before_NV
+            return after_NV
+
+        return look_ahead
+
+    def move(self, name: str, v_NV: Tensor) -> None:
+        """Moves the chains of a name to where a negative phase said."""
+        self.chains[name].v_NV = v_NV
 
 
 def build_network(config: DbnConfig, train: ImageSet) -> ImageNet:
@@ -87,14 +106,23 @@ def build_network(config: DbnConfig, train: ImageSet) -> ImageNet:
     shift_V, scale = torch.zeros(num_pixels), torch.ones(())
     if config.visible == "gaussian":
         shift_V, scale = _statistics(train)
-    chains = nn.ModuleList()
+    return ImageNet(net, shift_V, scale, _persistent(config, net, min(config.batch, len(train)), generator))
+
+
+def _persistent(config: DbnConfig, net: DeepBeliefNet, count: int, generator: torch.Generator) -> nn.ModuleDict:
+    """The chains that a config asks to persist, `count` of each."""
+    wanted: dict[str, tuple[int, int]] = {}
+    last = len(net.machines) - 1
     if config.pretraining.chains == "persistent":
-        count = min(config.batch, len(train))
-        chains.extend(
-            PersistentChains(count, machine.weight.shape[1], generator=generator, steps=config.pretraining.steps)
-            for machine in map(net.machine, range(len(net.machines)))
-        )
-    return ImageNet(net, shift_V, scale, chains)
+        wanted |= {str(number): (number, config.pretraining.steps) for number in range(last + 1)}
+    if config.up_down is not None and config.up_down.chains == "persistent":
+        wanted["up_down"] = (last, config.up_down.steps)
+    return nn.ModuleDict(
+        {
+            name: PersistentChains(count, net.machine(number).weight.shape[1], generator=generator, steps=steps)
+            for name, (number, steps) in wanted.items()
+        }
+    )
 
 
 def write_network(path: Path, model: ImageNet, config: DbnConfig, images: ImageSet) -> None:
@@ -127,7 +155,7 @@ def read_network(path: Path) -> tuple[ImageNet, Mapping[str, Any]]:
         generator = torch.Generator().manual_seed(0)
         sizes = (pixels, *about["hidden"])
         net = DeepBeliefNet(sizes, len(about["classes"]), generator=generator, visible=_UNITS[about["visible"]])
-        model = ImageNet(net, torch.zeros(pixels), torch.ones(()), nn.ModuleList())
+        model = ImageNet(net, torch.zeros(pixels), torch.ones(()), nn.ModuleDict())
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(

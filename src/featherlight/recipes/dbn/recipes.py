@@ -23,6 +23,6 @@ def mnist() -> DbnConfig:
     """The net of 2006 on MNIST: 784-500-500-2000 units and 10 labels."""
     return DbnConfig(
         pretraining=PretrainingConfig(epochs=4),
-        up_down=UpDownConfig(epochs=2),
-        backprop=BackpropConfig(epochs=24, lr=1e-3, dropout_inputs=0.2, dropout_hidden=0.3),
+        up_down=UpDownConfig(epochs=1),
+        backprop=BackpropConfig(epochs=14, lr=1e-3, dropout_inputs=0.15, dropout_hidden=0.25),
     )

@@ -6,7 +6,7 @@ from torch import nn
 
 from featherlight.objective import BatchObjective
 from featherlight.optim import evaluation_weights, muon_with_adamw, reestimate_batch_norm, schedule_free_adamw
-from featherlight.optim.first_order import adopt_evaluation_weights
+from featherlight.optim.first_order import adopt_evaluation_weights, schedule_free
 from tests.unit.optim.problems import bits_of, make_batch, squared_error
 
 
@@ -76,3 +76,9 @@ def test_muon_takes_hidden_matrices_alone():
     assert len(adamw.param_groups[0]["params"]) == 4
     with pytest.raises(ValueError, match="requires a gradient"):
         muon_with_adamw(model.requires_grad_(False), 0.01)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(schedule_free, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"featherlight\[averaging\]"):
+        schedule_free_adamw([nn.Parameter(torch.zeros(1))])

@@ -129,6 +129,6 @@ def test_what_it_cannot_do_gets_a_sentence() -> None:
     with pytest.raises(ValueError, match="is sparse"):
         Prodigy(table.parameters()).step()
     weight.grad = torch.tensor([1.0, float("nan")])
-    with pytest.raises(NonFiniteLossError, match="gradients of step 0 are not finite"):
+    with pytest.raises(NonFiniteLossError, match="sums at step 0 are not finite"):
         Prodigy([weight]).step()
     assert torch.equal(weight, torch.ones(2))

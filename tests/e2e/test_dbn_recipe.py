@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from featherlight.meter import Meter
 from featherlight.recipes.dbn import experiment as module
+from featherlight.recipes.dbn.config import DbnConfig, PretrainingConfig
 from featherlight.recipes.dbn.network import read_network
 from featherlight.report import read_run
+from featherlight.trainer import Display, Workspace
 
 TINY = (
     *("hidden=[8,6,12]", "pretraining.epochs=1", "up_down.epochs=1", "backprop.epochs=1", "batch=400", "samples=2"),
@@ -50,7 +53,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypat
                 return real(self, *arguments)
 
             patch.setattr(module.Belief, "_of_batch", interrupting)
-            run(*start, "--out", parts)
+            assert run(*start, "--out", parts).code == 130
     assert run(*start, "--out", parts).code == 0
     one, other = (load_file(path / "model" / "model.safetensors") for path in (whole, parts))
     assert one.keys() == other.keys()
@@ -64,6 +67,23 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, monkeypat
     model, about = read_network(whole)
     assert about["hidden"] == [8, 6, 12]
     assert model.net.sample(torch.tensor([3]), torch.Generator().manual_seed(0), steps=2).shape == (1, 64)
+
+
+def test_chains_move_when_a_step_is_taken_and_not_when_one_is_looked_at(tmp_path):
+    pytest.importorskip("sklearn")
+    settings = {"pretraining": PretrainingConfig(chains="persistent"), "device": "cpu"}
+    config = DbnConfig(data="digits", hidden=(8, 6), **settings)
+    experiment = config.experiment(Workspace(scratch=tmp_path, display=Display()))
+    for number, name in ((0, "0"), (1, "1"), (2, "up_down")):
+        stage, chains = experiment.stages[number], experiment.model.chains[name]
+        stage.prepare()
+        before = chains.v_NV.clone()
+        optimizer = stage.optimizer(None, Meter())
+        one, again = (stage.objective(3, Meter()) for _ in range(2))
+        assert torch.equal(one.value(), again.value())
+        assert torch.equal(chains.v_NV, before)
+        optimizer.step(one)
+        assert not torch.equal(chains.v_NV, before)
 
 
 def test_bad_settings_get_a_sentence(run, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from featherlight.data import ImageSet
 from featherlight.recipes.catalogue import find_recipe
+from featherlight.recipes.classify import use
 from featherlight.recipes.classify.architectures import ARCHITECTURES, NORMS, ImageClassifier
 from featherlight.recipes.classify.augment import augmented
 from featherlight.recipes.classify.config import AugmentConfig, ClassifyConfig, NetworkName, NormName
@@ -46,6 +47,9 @@ def test_every_classic_is_built_for_the_images_and_comes_back_from_its_directory
     assert {n: t.shape for n, t in other.state_dict().items()} == {
         n: t.shape for n, t in made.model.state_dict().items()
     }
+    if network == "resnet18":
+        whole = build_network(ClassifyConfig(network=network), images(32, 3))
+        assert sum(parameter.numel() for parameter in whole.model.parameters()) == 11_173_962 - 6 * 513
     select_trainable(made.model, "last:1")
     assert 0 < sum(p.requires_grad for p in made.model.parameters()) < len(list(made.model.parameters()))
 
@@ -70,6 +74,20 @@ def test_a_head_without_weights_is_not_fitted_in_closed_form(tmp_path: Path):
     config = ClassifyConfig(data=str(tmp_path / "x.npz"), network="lenet5", head_start=True, steps=1, device="cpu")
     with pytest.raises(ValueError, match="the head of lenet5 is no linear layer"):
         run_one(find_recipe("classify/digits"), config, tmp_path / "run", command="", display=Display())
+
+
+@pytest.mark.parametrize("network", ["lenet5", "resnet8"])
+def test_a_classic_is_trained_by_forward_passes_and_comes_back_from_its_journal(network, tmp_path):
+    pixels = images().images.repeat(4, 1, 1, 1).squeeze(1).numpy()
+    np.savez(tmp_path / "x.npz", images=pixels, labels=np.arange(32) % 4)
+    settings: dict[str, Any] = {"method": "zo", "steps": 4, "batch": 8, "device": "cpu", "evaluations": 1}
+    settings |= {} if network == "lenet5" else {"norm": "group", "norm_groups": 4, "augment": AugmentConfig(shift=1)}
+    config = ClassifyConfig(data=str(tmp_path / "x.npz"), network=network, **settings)
+    run_one(find_recipe("classify/digits"), config, tmp_path / "run", command="", display=Display())
+    use.replay(None, tmp_path / "run" / "journal", tmp_path / "again")
+    one, other = (read_network(tmp_path / name).model.state_dict() for name in ("run", "again"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -10,6 +10,7 @@ import torch
 from featherlight.recipes.catalogue import find_recipe
 from featherlight.recipes.forecast.config import ForecastConfig
 from featherlight.recipes.forecast.linear import LinearModel, fit_linear, root_mean_square
+from featherlight.recipes.forecast.network import read_forecaster
 from featherlight.recipes.forecast.records import Record, Records, load_records
 from featherlight.recipes.runner import run_one
 from featherlight.report import read_run
@@ -102,5 +103,14 @@ def test_a_run_leaves_a_model_and_stands_beside_the_linear_model(kind, tmp_path)
     assert [row[0] for row in rows] == ["validation", "validation", "test", "test"]
     assert rows[3][2] < 0.2 < rows[2][2]
     assert set(section["blocks"][1]["lines"]) == {"measured", rows[0][1], rows[1][1]}
-    about = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert (about["kind"], about["num_outputs"], about["num_features"]) == (kind, 2, 2)
+    again, u = read_forecaster(tmp_path / "run"), torch.from_numpy(system()[0]).float()
+    told = again.simulate(u)
+    assert told.shape == (400, 2)
+    test = Record(inputs=u[320:], outputs=torch.from_numpy(system()[1]).float()[320:])
+    assert root_mean_square(again.simulate(test.inputs), test, 4) == pytest.approx(rows[2][2])
+    torch.testing.assert_close(again.simulate(u[:100]), told[:100])
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read as a forecaster"):
+        read_forecaster(tmp_path / "run")
+    with pytest.raises(ValueError, match="there is no forecaster at"):
+        read_forecaster(tmp_path)

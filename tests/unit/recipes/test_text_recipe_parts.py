@@ -89,6 +89,7 @@ def test_a_model_comes_back_from_its_directory(kind, tied, tmp_path):
         (lambda: LanguageConfig(prompt=""), "a character at least"),
         (lambda: LanguageConfig(valid_fraction=1.0), "between 0 and 1"),
         (lambda: TranslationConfig(shortest=5, longest=4), "in this order"),
+        (lambda: TranslationConfig(network=TextNetworkConfig(kind="rnn")), "`network.kind` is 'rnn'"),
         (lambda: LanguageConfig(steps=0), "`steps` must be at least 1"),
         (lambda: LanguageConfig(seed=-1), "must be in"),
         (lambda: settled(LanguageConfig(method="zo")), "must be one of .*adamw.*; got 'zo'"),

@@ -22,8 +22,8 @@ from featherlight.nn.models.attention import (
 from featherlight.nn.models.positions import Positions, Sinusoidal
 
 BASE = BlockShape(width=512, num_heads=8, hidden=2048, norm_first=False, dropout=0.1, activation=nn.ReLU)
-"""The blocks of the base model: with 6 and 6 of them and 37,000 tied tokens it has 63,082,496 parameters. The paper says 65
-million, without the size of its vocabulary to a token."""
+"""The blocks of the base model: with 6 and 6 of them and 37,000 tied tokens it has 63,082,496 parameters. The paper has 65
+million for "about 37000 tokens"."""
 
 
 @dataclass(frozen=True, kw_only=True)

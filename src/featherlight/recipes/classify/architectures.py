@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from featherlight.nn.models import (
+    LARGE_STEM,
     SMALL_STEM,
     AlexNet,
     BatchNorm,
@@ -25,9 +26,9 @@ from featherlight.nn.models import (
     MobileNet,
     NoNorm,
     Norm,
+    Projection,
     ResNet,
     VisionTransformer,
-    resnet18,
 )
 from featherlight.nn.models.alexnet import WIDTHS
 from featherlight.nn.models.mobile_net import SMALL
@@ -174,8 +175,10 @@ def _resnet(blocks: int) -> Callable[[Wanted], nn.Module]:
 
 
 def _resnet18(wanted: Wanted) -> nn.Module:
-    stem = {"stem": SMALL_STEM} if wanted.side < 64 else {}
-    return resnet18(wanted.num_classes, **stem, **wanted.parts())
+    widths = [max(1, round(width * wanted.width)) for width in (64, 128, 256, 512)]
+    stem = SMALL_STEM if wanted.side < 64 else LARGE_STEM
+    made: dict[str, Any] = {"stem": stem, "shortcut": Projection()} | wanted.parts()
+    return ResNet(wanted.num_classes, widths=widths, blocks=(2, 2, 2, 2), **made)
 
 
 def _mobilenet(wanted: Wanted) -> nn.Module:

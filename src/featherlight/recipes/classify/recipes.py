@@ -108,19 +108,19 @@ def caffe_lenet_mnist() -> ClassifyConfig:
     )
 
 
-@recipe(cost="some hours on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="2 hours on 1 core", data=_CIFAR10_DATA)
 def resnet20_cifar10() -> ClassifyConfig:
     """ResNet-20 on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
     return _RESNET20
 
 
-@recipe(cost="some hours on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="3 hours on 1 core", data=_CIFAR10_DATA)
 def alexnet_cifar10() -> ClassifyConfig:
     """AlexNet for 32x32 at half its width on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
     return _ALEXNET
 
 
-@recipe(cost="an hour on 1 core", data=_GTSRB_DATA)
+@recipe(cost="40 minutes on 1 core", data=_GTSRB_DATA)
 def resnet20_gtsrb() -> ClassifyConfig:
     """ResNet-20 on traffic signs, moved but never mirrored, with AdamW."""
     return replace(_RESNET20, data="gtsrb", augment=_SIGNS)

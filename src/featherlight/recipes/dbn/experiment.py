@@ -56,6 +56,25 @@ def build_experiment(config: DbnConfig, workspace: Workspace) -> Experiment:
     )
 
 
+class _MovesChains:
+    """An Objective whose gradient, once taken, moves chains on; looking at its value does not."""
+
+    def __init__(self, objective: Objective, move: Callable[[], None]) -> None:
+        self.objective = objective
+        self.move = move
+
+    def __call__(self) -> Tensor:
+        loss = self.objective()
+        self.move()
+        return loss
+
+    def value(self) -> Tensor:
+        return self.objective.value()
+
+    def values(self) -> Tensor:
+        return self.objective.values()
+
+
 class Belief:
     """Net and images, and what the run procedure asks of them.
 
@@ -169,9 +188,16 @@ class Belief:
         with torch.no_grad():
             negative = phase(machine, data, self._generator(number, step))
         batch = {"data": data, "negative": negative}
-        return self._of_batch(
+        objective = self._of_batch(
             batch, lambda model, b: contrastive_losses(machine, b["data"], b["negative"]), step, rows, meter
         )
+        return self._moving(objective, str(number), negative)
+
+    def _moving(self, objective: Objective, name: str, v_NV: Tensor) -> Objective:
+        """The objective, with which the chains of a name move on where they persist."""
+        if name not in self.model.chains:
+            return objective
+        return _MovesChains(objective, partial(self.model.move, name, v_NV))
 
     def _up_down_objective(self, stage: int, step: int, meter: Meter) -> Objective:
         assert self.config.up_down is not None, "there is such a stage"
@@ -185,7 +211,8 @@ class Belief:
             kept = {kind: tuple(t for name, t in part.items() if name.startswith(kind)) for kind in states._fields}
             return net.up_down_losses(states._replace(**kept))
 
-        return self._of_batch(batch, losses, step, rows, meter)
+        objective = self._of_batch(batch, losses, step, rows, meter)
+        return self._moving(objective, "up_down", states.sleep[-1])
 
     def _backprop_objective(self, stage: int, step: int, meter: Meter) -> Objective:
         rows = self._rows(stage, step)

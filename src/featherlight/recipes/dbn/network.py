@@ -23,6 +23,7 @@ from featherlight.nn.models import (
     GaussianUnits,
     NegativePhase,
     PersistentChains,
+    RestrictedBoltzmannMachine,
 )
 from featherlight.recipes.dbn.config import DbnConfig
 
@@ -68,8 +69,26 @@ class ImageNet(nn.Module):
         return self.net(v_BV)
 
     def negative_phase(self, name: str, steps: int) -> NegativePhase:
-        """The chains of a name where they persist, else chains that start at the data."""
-        return self.chains[name] if name in self.chains else ContrastiveDivergence(steps=steps)
+        """The chains of a name where they persist, else chains that start at the data. They are where they were afterwards.
+
+        `move` moves them on for good.
+        """
+        if name not in self.chains:
+            return ContrastiveDivergence(steps=steps)
+        chains = self.chains[name]
+        assert isinstance(chains, PersistentChains)
+
+        def look_ahead(machine: RestrictedBoltzmannMachine, v_BV: Tensor, generator: torch.Generator) -> Tensor:
+            before_NV = chains.v_NV
+            after_NV = chains(machine, v_BV, generator)
+            chains.v_NV = before_NV
+            return after_NV
+
+        return look_ahead
+
+    def move(self, name: str, v_NV: Tensor) -> None:
+        """Moves the chains of a name to where a negative phase said."""
+        self.chains[name].v_NV = v_NV
 
 
 def build_network(config: DbnConfig, train: ImageSet) -> ImageNet:

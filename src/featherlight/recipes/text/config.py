@@ -19,8 +19,8 @@ class TextNetworkConfig:
     """The network.
 
     Args:
-        kind: "gpt", a causal Transformer; "lstm" or "rnn", recurrent layers. A translation has an encoder and a decoder, which
-            are Transformers, whatever stands here.
+        kind: "gpt", a causal Transformer; "lstm" or "rnn", recurrent layers. The encoder and the decoder of a translation are
+            Transformers.
         width: features of a token.
         blocks: of the Transformer, of each of its stacks; or recurrent layers.
         heads: of attention.
@@ -156,6 +156,12 @@ class TranslationConfig(TextTrainingConfig):
             raise ValueError(
                 "`shortest` and `longest` must be numbers of at least 1 in this order, and `symbols`, `evaluated` and "
                 f"`tested` at least 1; got {self.shortest}, {self.longest}, {self.symbols}, {self.evaluated} and {self.tested}."
+            )
+
+        if self.network.kind != "gpt":
+            raise ValueError(
+                f"`network.kind` is {self.network.kind!r}, but a translation is by an encoder and a decoder that are "
+                "Transformers. Leave it at gpt, or train a model of a language."
             )
 
     def experiment(self, workspace: "Workspace") -> "Experiment":

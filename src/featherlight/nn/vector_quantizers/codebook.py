@@ -131,9 +131,7 @@ class Codebook(nn.Module):
         """
         if self.training and self.waits:
             self.start(rows_NF[None], mask_N)
-        codes_KF = self.weight.to(rows_NF.dtype)
-        # While codes wait, the next batch may write them before the backward pass of this one.
-        return codes_KF.clone() if self.training and self.waits else codes_KF
+        return self.weight.to(rows_NF.dtype)
 
     def train(self, mode: bool = True) -> "Codebook":
         """See `torch.nn.Module.train`. Compiled code, which cannot look at `batches` itself, stops asking here."""

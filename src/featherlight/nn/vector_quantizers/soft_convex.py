@@ -106,6 +106,7 @@ class SoftConvexQuantizer(nn.Module):
             codes_KF = self.codebook.codes_for(rows_NF, positions.mask_N)
             unit = unit_of(codes_KF)
             quantize = self._nearest if self.hard else self._mixed
+            # The quotient is a copy, too: while codes wait, the next batch may write them before this one's backward pass.
             chosen_NF, values_NF, indices, weights = quantize(rows_NF / unit, codes_KF / unit)
             if not torch.compiler.is_compiling():
                 _check_coded(indices, positions)

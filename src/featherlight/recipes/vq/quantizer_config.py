@@ -93,13 +93,13 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be finite and at least 0, or it would drive vectors from codes; got {value}.")
         if name == "decay" and not 0 <= value < 1:
             raise ValueError(f"{key} must lie in [0, 1), as a share of the past that is kept; got {value}.")
-        if name == "weight_bits" and value not in (0, 2, 3, 4, 5):
-            raise ValueError(f"{key} must be 0 (none) or 2 to 5; got {value}.")
         if name == "levels" and (not value or min(value) < 2 or math.prod(value) > 2**_MOST_BITS):
             raise ValueError(
                 f"{key} must be one or more numbers from 2 (one level carries no information) whose product is at most "
                 f"2**{_MOST_BITS}; got {list(value)}."
             )
+        if name == "weight_bits" and value not in (0, 2, 3, 4, 5):
+            raise ValueError(f"{key} must be 0 (none) or 2 to 5; got {value}.")
 
 
 def _check_together(kind: str, values: Mapping[str, Any]) -> None:

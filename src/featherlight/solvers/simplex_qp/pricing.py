@@ -51,7 +51,7 @@ def unit_of(codebook_KF: Tensor) -> Float[Tensor, ""]:
     In such units no square is lost to the ends of the range of floats, and no digit changes. Nothing flows back to the codes.
     """
     sizes_KF = codebook_KF.detach().abs()
-    largest = torch.where(torch.isfinite(sizes_KF), sizes_KF, 0).amax()
+    largest = torch.where(torch.isfinite(sizes_KF), sizes_KF, 0).max()
     smallest = torch.finfo(codebook_KF.dtype).tiny
     return torch.where(largest >= smallest, largest.clamp(min=smallest).log2().floor().exp2(), 1.0)
 

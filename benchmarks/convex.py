@@ -3,10 +3,11 @@
     python -m benchmarks.convex --short     a few minutes
     python -m benchmarks.convex             ten minutes; goes on where it stopped
 
-A finished shape is a line of results/convex.rows.jsonl and is not measured again. All sides run on one thread, in one process, in turn, on the same programs in float64: a positive definite matrix an element,
-and gradients of linear term, matrix and both bounds. The peers come with `pip install -r benchmarks/peers.txt`; one that is
-absent is named and its figures are left out. Agreement is the largest difference from our steps and gradients, relative to
-the largest number of each. Peers are set to agree to 1e-8 where their settings reach that; their defaults are measured too.
+A finished shape is a line of results/convex.rows.jsonl and is not measured again. All sides run on one thread, in one process,
+in turn, on the same programs in float64: a positive definite matrix an element, and gradients of linear term, matrix and both
+bounds. The peers come with `pip install -r benchmarks/peers.txt`; one that is absent is named and its figures are left out.
+Agreement is the largest difference from our steps and gradients, relative to the largest number of each. Peers are set to
+agree to 1e-8 where their settings reach that; the defaults of cvxpylayers are measured too.
 cvxpylayers without moreau cannot take a matrix as a parameter of a quadratic form: it is handed the Cholesky factor, and its
 gradient is compared with that which ours has for the factor. As it solves the elements one after another, it is given the
 first few of the batch; times are an element's.
@@ -101,7 +102,8 @@ def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> S
     return lambda *tensors: layer(*tensors[: len(given)], solver_args=settings)[0]
 
 
-TIGHT = {"eps": 1e-12, "mode": "dense", "n_jobs_forward": 1, "n_jobs_backward": 1}
+SERIAL = {"n_jobs_forward": 1, "n_jobs_backward": 1}
+TIGHT: dict[str, Any] = {"eps": 1e-12, "mode": "dense", **SERIAL}
 PEERS: dict[str, tuple[str, bool, Callable[[int, int], Solver]]] = {
     "moreau": ("moreau", False, moreau),
     "cvxpylayers + moreau": ("moreau", False, lambda n, _: cvxpylayer(n, form="matrix")),

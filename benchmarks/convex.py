@@ -73,11 +73,12 @@ def qpth(n: int, batch: int) -> Solver:
 
 def moreau(n: int, batch: int) -> Solver:
     import moreau as peer  # pyright: ignore[reportMissingImports]
-    from moreau.torch import Solver as Peer  # pyright: ignore[reportMissingImports]
+    from moreau import torch as module  # pyright: ignore[reportMissingImports]
 
+    make: Any = module.Solver
     settings = peer.Settings(device="cpu", batch_size=batch, enable_grad=True)
     every = torch.arange(n)
-    solver = Peer(
+    solver = make(
         n, 2 * n, torch.arange(n + 1) * n, every.repeat(n), torch.arange(2 * n + 1), every.repeat(2),
         cones=peer.Cones(num_nonneg_cones=2 * n), settings=settings,
     )  # fmt: skip
@@ -90,7 +91,7 @@ def moreau(n: int, batch: int) -> Solver:
 
 def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> Solver:
     import cvxpy
-    from cvxpylayers.torch import CvxpyLayer
+    from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
     d, linear, low, high = cvxpy.Variable(n), cvxpy.Parameter(n), cvxpy.Parameter(n), cvxpy.Parameter(n)
     matrix = cvxpy.Parameter((n, n), PSD=True) if form == "matrix" else cvxpy.Parameter((n, n))
@@ -225,7 +226,7 @@ def updates(rounds: int) -> Row:
     if installed("cvxpylayers"):
         layer = cvxpylayer(n, form="factor", bounded=False, **TIGHT)
         counts["cvxpylayers"] = FEW * STEPS
-        sides["cvxpylayers"] = unrolled(lambda h, m: layer(h, m), factor, FEW)
+        sides["cvxpylayers"] = unrolled(lambda *tensors: layer(*tensors), factor, FEW)
         mine, theirs = first(sides["featherlight"](), FEW), sides["cvxpylayers"]()
         of_factor = factor.detach() @ (mine[1] + mine[1].mT)
         pairs = zip(theirs, (mine[0], of_factor), strict=True)

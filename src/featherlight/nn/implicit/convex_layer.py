@@ -255,7 +255,7 @@ class CvxpyProgram(nn.Module):
                 "the problem is convex only for fixed parameters (`problem.is_dpp()` is False), so it has no derivative "
                 "in them. Let each parameter enter linearly: for a quadratic form take sum_squares(factor @ variable)."
             )
-        from cvxpylayers.torch import CvxpyLayer
+        from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
         learned = {} if learned is None else learned
         self._shapes, self._size = [tuple(each.shape) for each in inputs], tuple(output.shape)

@@ -287,7 +287,7 @@ class CvxpyProgram(nn.Module):
 
     def _solve(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Values and statuses; where the solver gives up on a batch its samples are solved one by one."""
-        from diffcp import SolverError
+        from cvxpylayers.interfaces.diffcp_if import diffcp
 
         rows, batch = self._rows(inputs)
         finite = torch.stack([row.isfinite().reshape(len(row), -1).all(1) for row in rows]).all(0)
@@ -297,12 +297,12 @@ class CvxpyProgram(nn.Module):
         parts = [chosen] if len(chosen) else []
         try:
             found = [self._minima([row[part] for row in rows]) for part in parts]
-        except SolverError:
+        except diffcp.SolverError:
             parts, found = list(chosen.split(1)), []
             for part in parts:
                 try:
                     found.append(self._minima([row[part] for row in rows]))
-                except SolverError as error:
+                except diffcp.SolverError as error:
                     infeasible = "infeasible" in str(error)
                     status[part] = int(ConvexStatus.INFEASIBLE if infeasible else ConvexStatus.NOT_CONVERGED)
                     found.append(values[part])

@@ -224,7 +224,7 @@ def updates(rounds: int) -> Row:
     }
     counts, agreement = dict.fromkeys(sides, batch * STEPS), {}
     if installed("cvxpylayers"):
-        layer = cvxpylayer(n, form="factor", bounded=False, **TIGHT)
+        layer = cvxpylayer(n, form="factor", bounded=False, eps=1e-9, **SERIAL)
         counts["cvxpylayers"] = FEW * STEPS
         sides["cvxpylayers"] = unrolled(lambda *tensors: layer(*tensors), factor, FEW)
         mine, theirs = first(sides["featherlight"](), FEW), sides["cvxpylayers"]()

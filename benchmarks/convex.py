@@ -3,10 +3,11 @@
     python -m benchmarks.convex --short     a few minutes
     python -m benchmarks.convex             ten minutes; goes on where it stopped
 
-A finished shape is a line of results/convex.rows.jsonl and is not measured again. All sides run on one thread, in one process, in turn, on the same programs in float64: a positive definite matrix an element,
-and gradients of linear term, matrix and both bounds. The peers come with `pip install -r benchmarks/peers.txt`; one that is
-absent is named and its figures are left out. Agreement is the largest difference from our steps and gradients, relative to
-the largest number of each. Peers are set to agree to 1e-8 where their settings reach that; their defaults are measured too.
+A finished shape is a line of results/convex.rows.jsonl and is not measured again. All sides run on one thread, in one process,
+in turn, on the same programs in float64: a positive definite matrix an element, and gradients of linear term, matrix and both
+bounds. The peers come with `pip install -r benchmarks/peers.txt`; one that is absent is named and its figures are left out.
+Agreement is the largest difference from our steps and gradients, relative to the largest number of each. Peers are set to
+agree to 1e-8 where their settings reach that; the defaults of cvxpylayers are measured too.
 cvxpylayers without moreau cannot take a matrix as a parameter of a quadratic form: it is handed the Cholesky factor, and its
 gradient is compared with that which ours has for the factor. As it solves the elements one after another, it is given the
 first few of the batch; times are an element's.
@@ -72,11 +73,12 @@ def qpth(n: int, batch: int) -> Solver:
 
 def moreau(n: int, batch: int) -> Solver:
     import moreau as peer  # pyright: ignore[reportMissingImports]
-    from moreau.torch import Solver as Peer  # pyright: ignore[reportMissingImports]
+    from moreau import torch as module  # pyright: ignore[reportMissingImports]
 
+    make: Any = module.Solver
     settings = peer.Settings(device="cpu", batch_size=batch, enable_grad=True)
     every = torch.arange(n)
-    solver = Peer(
+    solver = make(
         n, 2 * n, torch.arange(n + 1) * n, every.repeat(n), torch.arange(2 * n + 1), every.repeat(2),
         cones=peer.Cones(num_nonneg_cones=2 * n), settings=settings,
     )  # fmt: skip
@@ -89,7 +91,7 @@ def moreau(n: int, batch: int) -> Solver:
 
 def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> Solver:
     import cvxpy
-    from cvxpylayers.torch import CvxpyLayer
+    from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
     d, linear, low, high = cvxpy.Variable(n), cvxpy.Parameter(n), cvxpy.Parameter(n), cvxpy.Parameter(n)
     matrix = cvxpy.Parameter((n, n), PSD=True) if form == "matrix" else cvxpy.Parameter((n, n))
@@ -101,7 +103,8 @@ def cvxpylayer(n: int, *, form: str, bounded: bool = True, **settings: Any) -> S
     return lambda *tensors: layer(*tensors[: len(given)], solver_args=settings)[0]
 
 
-TIGHT = {"eps": 1e-12, "mode": "dense", "n_jobs_forward": 1, "n_jobs_backward": 1}
+SERIAL = {"n_jobs_forward": 1, "n_jobs_backward": 1}
+TIGHT: dict[str, Any] = {"eps": 1e-12, "mode": "dense", **SERIAL}
 PEERS: dict[str, tuple[str, bool, Callable[[int, int], Solver]]] = {
     "moreau": ("moreau", False, moreau),
     "cvxpylayers + moreau": ("moreau", False, lambda n, _: cvxpylayer(n, form="matrix")),
@@ -221,9 +224,9 @@ def updates(rounds: int) -> Row:
     }
     counts, agreement = dict.fromkeys(sides, batch * STEPS), {}
     if installed("cvxpylayers"):
-        layer = cvxpylayer(n, form="factor", bounded=False, **TIGHT)
+        layer = cvxpylayer(n, form="factor", bounded=False, eps=1e-9, **SERIAL)
         counts["cvxpylayers"] = FEW * STEPS
-        sides["cvxpylayers"] = unrolled(lambda h, m: layer(h, m), factor, FEW)
+        sides["cvxpylayers"] = unrolled(lambda *tensors: layer(*tensors), factor, FEW)
         mine, theirs = first(sides["featherlight"](), FEW), sides["cvxpylayers"]()
         of_factor = factor.detach() @ (mine[1] + mine[1].mT)
         pairs = zip(theirs, (mine[0], of_factor), strict=True)

@@ -5,6 +5,7 @@ Legend of shapes: N coordinates, M equations.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import cvxpy
 import numpy as np
@@ -30,7 +31,7 @@ def by_clarabel(kind: str, given: Numbers) -> np.ndarray:
     goal = m @ d + 0.5 * cvxpy.quad_form(d, cvxpy.psd_wrap(metric(given)))
     if "strength" in given:
         goal = goal + given["strength"] @ cvxpy.abs(y)
-    sets: dict[str, Callable[[], list[cvxpy.Constraint]]] = {
+    sets: dict[str, Callable[[], list[Any]]] = {
         "none": list,
         "box": lambda: [y >= given["low"], y <= given["high"]],
         "linf": lambda: [cvxpy.norm_inf(y) <= given["radius"]],
@@ -54,14 +55,14 @@ def exact(kind: str, given: Numbers, near: np.ndarray) -> np.ndarray:
     slope = np.zeros(n, dtype=complex)
     if "strength" in given:
         slope = given["strength"] * np.sign(near) * (size > margin)
-    if kind == "simplex" or (kind == "l1" and size.sum() > given["radius"].real - margin):
+    if kind == "simplex" or (kind == "l1" and size.sum() > np.real(given["radius"]) - margin):
         rows.append(np.where(size > margin, np.sign(near), 0.0))
         values.append(given["radius"])
     if kind == "affine":
         rows += list(given["matrix_a"])
         values += list(given["vector"])
     across = np.array(rows, dtype=complex).reshape(len(rows), n)
-    touched = kind == "l2" and np.linalg.norm(near) > given["radius"].real - margin
+    touched = kind == "l2" and bool(np.linalg.norm(near) > np.real(given["radius"]) - margin)
     y, level = near.astype(complex), 0.0 + 0.0j
     if touched:
         pull = m + h @ (near - x)
@@ -71,7 +72,7 @@ def exact(kind: str, given: Numbers, near: np.ndarray) -> np.ndarray:
     return y - x
 
 
-def _fixed(kind: str, given: Numbers, near: np.ndarray, margin: float) -> tuple[list[np.ndarray], list[complex]]:
+def _fixed(kind: str, given: Numbers, near: np.ndarray, margin: float) -> tuple[list[np.ndarray], list[Any]]:
     """Equations of the coordinates that are at a bound, or at 0 where the set or the L1 term has a kink."""
     n = len(near)
     places = []
@@ -90,9 +91,9 @@ def _fixed(kind: str, given: Numbers, near: np.ndarray, margin: float) -> tuple[
 
 
 def _newton(
-    h: np.ndarray, linear: np.ndarray, across: np.ndarray, values: np.ndarray, y: np.ndarray, level: complex,
+    h: np.ndarray, linear: np.ndarray, across: np.ndarray, values: np.ndarray, y: np.ndarray, level: Any,
     given: Numbers, touched: bool,
-) -> tuple[np.ndarray, complex]:  # fmt: skip
+) -> tuple[np.ndarray, Any]:  # fmt: skip
     """Of H y + linear + level y + across' multipliers = 0, across y = values, and y'y = radius^2 if touched."""
     n, k = len(y), len(across)
     system = np.zeros((n + k + touched, n + k + touched), dtype=complex)
@@ -115,6 +116,6 @@ def gradients(kind: str, given: Numbers, near: np.ndarray, weights: np.ndarray) 
         for index in np.ndindex(value.shape):
             moved = value.astype(complex)
             moved[index] += 1e-30j
-            of[index] = (weights @ exact(kind, {**given, name: moved}, near)).imag / 1e-30
+            of[index] = np.imag(weights @ exact(kind, {**given, name: moved}, near)) / 1e-30
         found[name] = of
     return found

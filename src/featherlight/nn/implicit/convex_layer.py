@@ -255,7 +255,7 @@ class CvxpyProgram(nn.Module):
                 "the problem is convex only for fixed parameters (`problem.is_dpp()` is False), so it has no derivative "
                 "in them. Let each parameter enter linearly: for a quadratic form take sum_squares(factor @ variable)."
             )
-        from cvxpylayers.torch import CvxpyLayer
+        from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
         learned = {} if learned is None else learned
         self._shapes, self._size = [tuple(each.shape) for each in inputs], tuple(output.shape)
@@ -287,7 +287,7 @@ class CvxpyProgram(nn.Module):
 
     def _solve(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Values and statuses; where the solver gives up on a batch its samples are solved one by one."""
-        from diffcp import SolverError
+        from cvxpylayers.interfaces.diffcp_if import diffcp
 
         rows, batch = self._rows(inputs)
         finite = torch.stack([row.isfinite().reshape(len(row), -1).all(1) for row in rows]).all(0)
@@ -297,12 +297,12 @@ class CvxpyProgram(nn.Module):
         parts = [chosen] if len(chosen) else []
         try:
             found = [self._minima([row[part] for row in rows]) for part in parts]
-        except SolverError:
+        except diffcp.SolverError:
             parts, found = list(chosen.split(1)), []
             for part in parts:
                 try:
                     found.append(self._minima([row[part] for row in rows]))
-                except SolverError as error:
+                except diffcp.SolverError as error:
                     infeasible = "infeasible" in str(error)
                     status[part] = int(ConvexStatus.INFEASIBLE if infeasible else ConvexStatus.NOT_CONVERGED)
                     found.append(values[part])

@@ -51,8 +51,8 @@ class _Work(NamedTuple):
 
     def rows(self, which: Tensor) -> "_Work":
         """A part of the elements."""
-        each = (tuple(t[which] for t in field) if isinstance(field, tuple) else field[which] for field in self)
-        return _Work(*each)
+        fields = {name: value[which] for name, value in self._asdict().items() if name != "tensors"}
+        return self._replace(tensors=tuple(tensor[which] for tensor in self.tensors), **fields)
 
 
 def find_states(

@@ -70,8 +70,12 @@ def solve_convex_step(
         return _mirrored(gradient_BN, metric, point_BN, constraint, prox)
     _check_pair(metric, constraint, prox, max_steps)
     check_shapes(gradient_BN, metric, point_BN)
-    is_separable = constraint is None or isinstance(constraint, Box | LinfBall)
-    if is_separable and isinstance(metric, FullMetric) and prox is None and compiled.use_kernels(gradient_BN):
+    if (
+        isinstance(metric, FullMetric)
+        and isinstance(constraint, Box | LinfBall | None)
+        and prox is None
+        and compiled.use_kernels(gradient_BN)
+    ):
         return solve_box(gradient_BN, metric, point_BN, constraint, max_steps)
     is_affine = isinstance(constraint, AffineEquality)
     program = begin(gradient_BN, metric, point_BN, *_batches(constraint, prox), wide=is_affine)
@@ -82,7 +86,7 @@ def solve_convex_step(
         return solve_affine(program, constraint)
     if isinstance(constraint, L2Ball):
         return solve_l2_ball(program, constraint)
-    if isinstance(metric, DiagonalMetric) and is_separable:
+    if isinstance(metric, DiagonalMetric) and isinstance(constraint, Box | LinfBall | None):
         return solve_separable(*make_limits(program, constraint, prox))
     return solve_pieces(*make_pieces(program, constraint, prox), max_steps)
 

@@ -75,7 +75,8 @@ class PointIn(_Sets):
             entries of a tensor, in order.
         rows: whether each vector along a tensor's last axis has the set for itself; with step sizes (no matrices) only.
 
-    A learning rate of more than 1 would leave the set, and is refused. The first point should lie in it; another is moved there.
+    A learning rate of more than 1 would leave the set, and is refused. A first point outside is moved to the
+    nearest one inside, which under a safeguard is all that the first step does.
     """
 
     def __init__(self, *sets: Constraint | None, rows: bool = False) -> None:

@@ -33,6 +33,10 @@ class AdaptiveSteps(nn.Module):
         corrected: divides the average by the weight of the squares that are in it, `1 - decay^t`, as Adam does.
         eps: positive, in units of a gradient; learned (its logarithm).
 
+    Attributes:
+        logit: of the decay; None for a sum.
+        log_eps: the logarithm of eps.
+
     Source: Duchi, Hazan, Singer 2011 (a sum); Tieleman, Hinton 2012 (an average); Kingma, Ba 2015 (corrected).
     """
 

@@ -103,6 +103,8 @@ class ConvexUpdate(Optimizer):
 
     def _safely(self, safeguard: Safeguard, loss: Tensor, trials: TrialPoints) -> None:
         mine = self._mine()
+        if "safeguard" not in mine and trials.entered():
+            return
         state = SafeguardState(*mine["safeguard"]) if "safeguard" in mine else safeguard.init()
         if len(state.recent_BW) != safeguard.window:
             raise ValueError(

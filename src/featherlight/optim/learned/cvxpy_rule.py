@@ -39,6 +39,11 @@ class CvxpyRule(nn.Module):
         learned: the other parameters with the values that they start from; they are learned.
         solver_args: for cvxpylayers, such as tolerances: those of its default solver are loose.
 
+    Attributes:
+        shapes: of the variables.
+        order: the parameters as the layer takes them.
+        layer: of cvxpylayers.
+
     It is an UpdateRule, and is saved by torch alone (`state_dict`), as its program is code. It cannot be run by vmap.
 
     Raises:

@@ -44,6 +44,9 @@ class Momentum(nn.Module):
         beta: in [0, 1); learned (its logit).
         nesterov: looks ahead by one step.
 
+    Attributes:
+        logit: of beta.
+
     Source: Polyak 1964; Sutskever et al. 2013 for the look ahead.
     """
 
@@ -77,6 +80,9 @@ class MovingAverage(nn.Module):
     Args:
         decay: in [0, 1); learned (its logit).
         corrected: divides by the weight of the gradients that are in it, `1 - decay^t`.
+
+    Attributes:
+        logit: of the decay.
 
     Source: Kingma, Ba 2015, algorithm 1.
     """

@@ -20,6 +20,9 @@ class ScalarSteps(nn.Module):
 
     Args:
         sizes: positive; a number fits tensors of any number and shape, a sequence that many tensors.
+
+    Attributes:
+        log_sizes: their logarithms.
     """
 
     def __init__(self, sizes: float | Sequence[float] = 1.0) -> None:
@@ -53,6 +56,9 @@ class MirrorSteps(nn.Module):
     Args:
         size: positive; learned (its logarithm).
 
+    Attributes:
+        log_size: its logarithm.
+
     Source: Kivinen, Warmuth 1997; Beck, Teboulle 2003.
     """
 
@@ -80,6 +86,9 @@ class DiagonalSteps(nn.Module):
 
     Args:
         sizes: positive, one tensor for each parameter and of its shape; `DiagonalSteps.constant` makes them all alike.
+
+    Attributes:
+        log_sizes: their logarithms.
     """
 
     def __init__(self, sizes: Sequence[Tensor]) -> None:
@@ -118,6 +127,9 @@ class KroneckerSteps(nn.Module):
     Args:
         left: F of each tensor, (R, R), or None for the identity.
         right: H of each tensor, (C, C), or None. `KroneckerSteps.constant` starts from multiples of the identity.
+
+    Attributes:
+        num_tensors: of the class.
 
     Cost: products of (R, R) and (C, C) with each matrix.
     Source: the metric of Shampoo (Gupta, Koren, Singer 2018) and K-FAC, here learned.

@@ -83,7 +83,7 @@ class ConvexRule(nn.Module):
     def update(self, gradients: Tensors, state: ConvexState, points: Tensors) -> tuple[Tensors, ConvexState]:
         """The steps and the next state."""
         terms, memory = self.memory.update(gradients, state.memory, points)
-        inverses, metric = self.metric.update(gradients, state.metric, points)
+        inverses, metric = self.metric.update(gradients, state.metric, wide(points))
         steps, status = solve_steps(terms, inverses, points, self.constraint, self.prox)
         return tuple(s.to(p.dtype) for s, p in zip(steps, points, strict=True)), ConvexState(memory, metric, status)
 

@@ -6,10 +6,10 @@ What it costs, in evaluations of the objective, with a gradient or without. Ever
 trial without, as backtracking gradient descent does. Beyond that go
 - trials of a rule that are not taken. A rule leads at first, and after a trial that it won; one that leads loses the lead with
   its first lost trial, and without it is tried only as long as lost trials are at most `share` of all evaluations.
-- gradient trials beside a rule that is taken: in the first step, then once in `every` evaluations, and where the rule's own
-  trials say that its steps are less than half as long as they should be.
-To win, a rule without the lead must lower the objective by more than the product of size and squared length of the gradient
-(twice what a gradient step of the best size would), and one that is compared by at least as much as the gradient step itself. So
+- gradient trials beside a rule that is taken: in the first step, then once in `every` evaluations.
+To win, a rule without the lead must lower the objective by at least the product of size and squared length of the gradient (twice
+what a gradient step of the best size would), and so must a leading one whose trial shows a step of less than half the length that
+it should have; one that is compared must go at least as far as the gradient step itself. So
 a rule that is never any good costs one trial and `share` of the evaluations, and leaves the points of the fallback alone.
 
 The fallback itself takes fewer evaluations than textbook backtracking with a fixed factor, which more than makes up for what

@@ -42,14 +42,12 @@ class _Set(nn.Module):
 class _Sets(nn.Module):
     """One constraint for all tensors, or one for each (None: none)."""
 
-    learned = False
-
-    def __init__(self, *sets: Constraint | None, rows: bool = False) -> None:
+    def __init__(self, sets: tuple[Constraint | None, ...], *, rows: bool, learned: bool) -> None:
         super().__init__()
         if not sets:
             raise ValueError("give one constraint for all tensors, or one for each (None: none).")
         self.count, self.rows = len(sets), rows
-        self.sets = nn.ModuleDict({str(n): _Set(one, self.learned) for n, one in enumerate(sets) if one is not None})
+        self.sets = nn.ModuleDict({str(n): _Set(one, learned) for n, one in enumerate(sets) if one is not None})
 
     def of(self, number: int) -> Constraint | None:
         """That of one tensor."""
@@ -68,12 +66,6 @@ class _Sets(nn.Module):
         sets = [found.get(str(n)) for n in range(self.count)]
         return {"sets": [one.description() if isinstance(one, _Set) else None for one in sets], "rows": self.rows}
 
-    @classmethod
-    def from_description(cls, options: dict[str, Any]) -> "_Sets":
-        """One with numbers of 1."""
-        options = dict(options)
-        return cls(*(_set_like(one) for one in options.pop("sets")), **options)
-
 
 class PointIn(_Sets):
     """The next point lies in a closed convex set: `x + d in X`.
@@ -83,8 +75,17 @@ class PointIn(_Sets):
             entries of a tensor, in order.
         rows: whether each vector along a tensor's last axis has the set for itself; with step sizes (no matrices) only.
 
-    A learning rate of more than 1 would leave the set, and is refused. The first point should lie in it; another is moved there.
+    A learning rate of more than 1 would leave the set, and is refused. A first point outside is moved to the
+    nearest one inside, which under a safeguard is all that the first step does.
     """
+
+    def __init__(self, *sets: Constraint | None, rows: bool = False) -> None:
+        super().__init__(sets, rows=rows, learned=False)
+
+    @classmethod
+    def from_description(cls, options: dict[str, Any]) -> "PointIn":
+        """One with numbers of 1."""
+        return cls(*map(_set_like, options["sets"]), rows=options["rows"])
 
 
 class StepIn(_Sets):
@@ -96,10 +97,8 @@ class StepIn(_Sets):
         jointly: whether one set is for the steps of all tensors in a row; with step sizes (no matrices) only.
     """
 
-    learned = True
-
     def __init__(self, *sets: Constraint | None, rows: bool = False, jointly: bool = False) -> None:
-        super().__init__(*sets, rows=rows)
+        super().__init__(sets, rows=rows, learned=True)
         if jointly and (len(sets) != 1 or rows):
             raise ValueError("`jointly` takes a single set, for all tensors together, and no `rows`.")
         self.jointly = jointly
@@ -107,6 +106,11 @@ class StepIn(_Sets):
     def description(self) -> dict[str, Any]:
         """Kinds and shapes; the values are tensors of the rule."""
         return super().description() | {"jointly": self.jointly}
+
+    @classmethod
+    def from_description(cls, options: dict[str, Any]) -> "StepIn":
+        """One with numbers of 1."""
+        return cls(*map(_set_like, options["sets"]), rows=options["rows"], jointly=options["jointly"])
 
 
 class L1Penalty(nn.Module):

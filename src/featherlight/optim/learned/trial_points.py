@@ -9,6 +9,10 @@ from torch import Tensor
 from featherlight.objective import NonFiniteLossError, Objective
 from featherlight.optim.learned.protocols import Tensors, UpdateRule
 from featherlight.optim.learned.rule import ConvexRule
+from featherlight.optim.learned.sets import PointIn
+
+_NO_SIZE = 1e-12
+_ROUNDINGS = 1024
 
 
 class TrialPoints:
@@ -62,6 +66,22 @@ class TrialPoints:
     def move_by_gradient(self, size: float) -> None:
         """Sets the weights to the point plus a gradient step; size 0 is the point itself."""
         self._move(self._gradient_steps(size) if size else self._steps, 1.0 if size else 0.0)
+
+    def entered(self) -> bool:
+        """Whether the point was outside of a constraint on points, and the weights are now the nearest point inside."""
+        if self._bound is None or not isinstance(self._bound.constraint, PointIn):
+            return False
+        still = tuple(torch.zeros_like(g) for g in self.gradients)
+        steps = self._bound.gradient_steps(still, self.points, [_NO_SIZE] * len(still))
+        steps = tuple(step if rate else torch.zeros_like(step) for step, rate in zip(steps, self._rates, strict=True))
+        far = [
+            float(s.abs().max()) > _ROUNDINGS * torch.finfo(p.dtype).eps * max(1.0, float(p.abs().max()))
+            for s, p in zip(steps, self.points, strict=True)
+            if s.numel()
+        ]
+        if any(far):
+            self._move(steps, 1.0)
+        return any(far)
 
     def merit(self, loss: Tensor) -> Tensor:
         """The loss at the weights as they are, with weight decay and penalty, float64, ()."""

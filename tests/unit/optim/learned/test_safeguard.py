@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featherlight.optim.learned import ConvexRule, ConvexUpdate, FullSteps, Safeguard, ScalarSteps
+from featherlight.optim.learned import (
+    ConvexRule,
+    ConvexUpdate,
+    FullSteps,
+    L1Penalty,
+    PointIn,
+    Safeguard,
+    ScalarSteps,
+)
+from featherlight.solvers.convex import Box
 from tests.oracles.first_order_methods import backtracking_descent
 from tests.unit.optim.learned.off_class import SIZE, Problems, class_metric, learned_rule, run_safely, shifted
 
@@ -78,6 +87,26 @@ def test_on_its_class_a_rule_is_left_alone_but_for_one_comparison() -> None:
         torch.testing.assert_close(x.detach(), free.detach(), rtol=0, atol=1e-14)
     assert other.evaluations == 6
     assert objective.evaluations <= 6 + 6 + 3
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_under_a_constraint_and_a_penalty_it_goes_to_the_minimum(outside: bool) -> None:
+    problems = shifted("turned", 1, torch.Generator().manual_seed(3))
+    x = nn.Parameter(3 * problems.start[0] if outside else 0 * problems.start[0] + 0.5)
+    objective = One(problems, 0, x)
+    rule = ConvexRule(
+        FullSteps.from_inverse([torch.linalg.inv(class_metric())]),
+        constraint=PointIn(Box(0.2, 0.9)),
+        prox=L1Penalty(0.01),
+    )
+    optimizer = ConvexUpdate([x], rule)
+    optimizer.step(objective)
+    assert bool(((x >= 0.2 - 1e-12) & (x <= 0.9 + 1e-12)).all())
+    for _ in range(150):
+        optimizer.step(objective)
+    slope = objective.problem.gradient(x.detach()[None])[0] + 0.01
+    projected = (x.detach() - slope).clamp(0.2, 0.9)
+    torch.testing.assert_close(projected, x.detach(), rtol=0, atol=1e-6)
 
 
 class Wild(nn.Module):

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from featherlight.optim.learned import (
     ConvexRule,
     ConvexUpdate,
+    DiagonalSteps,
+    FullSteps,
+    KroneckerSteps,
+    PastTerms,
     adagrad,
     adam,
     clipped_gradient,
@@ -117,3 +121,16 @@ def test_clipping_is_over_all_parameters_as_torchs() -> None:
         other.step()
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-5)  # torch adds 1e-6 to the norm
+
+
+@pytest.mark.parametrize("metric", [KroneckerSteps, FullSteps, DiagonalSteps])
+def test_weights_of_half_precision_are_trained_with_a_wider_state(metric: Any) -> None:
+    model = make_model(dtype=torch.bfloat16)
+    rule = ConvexRule(metric.constant(list(model.parameters()), 0.1), PastTerms(step_weights=(0.5,)))
+    optimizer = ConvexUpdate(model.parameters(), rule)
+    before = float(make_objective(model).value())
+    for _ in range(20):
+        optimizer.step(make_objective(model))
+    assert float(make_objective(model).value()) < 0.7 * before
+    state = optimizer.state_dict()["state"][0]["rule"]
+    assert {one.dtype for one in state if one.is_floating_point()} == {torch.float32}

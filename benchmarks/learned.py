@@ -186,22 +186,23 @@ def rows_of(runs: FinishedRuns, *, short: bool) -> None:
 
     for seed in range(seeds):
         get({"kind": "one step", "seed": seed}, lambda seed=seed: one_step(seed))
-    asked = [("smooth", problem, 0) for problem in SMOOTH[:3]]
-    asked += [("identification", problem, 0) for problem in IDENTIFICATION]
-    asked += [("identification", IDENTIFICATION[0], seed) for seed in range(1, seeds)]
-    asked += [] if short else [("smooth", SMOOTH[3], 0)]
-    for kind, problem, seed in asked:
-        key = {"kind": kind, "problem": problem, "seed": seed, "entrants": "learned"}
-        learn = (
-            partial(identification, problem, seed, held_out=held_out)
-            if kind == "identification"
-            else partial(smooth, problem, seed, steps=steps, held_out=held_out)
-        )
-        get(key, learn)
-    for rival in ("Adam", "L-BFGS", "gradient descent"):
+    first = [("smooth", problem, 0) for problem in SMOOTH[:3]]
+    first += [("identification", problem, 0) for problem in IDENTIFICATION]
+    more = [("identification", IDENTIFICATION[0], seed) for seed in range(1, seeds)]
+    more += [] if short else [("smooth", SMOOTH[3], 0)]
+    for asked in (first, more):
         for kind, problem, seed in asked:
-            key = {"kind": kind, "problem": problem, "seed": seed, "entrants": rival}
-            get(key, partial(rival_row, problem, seed, rival, held_out=held_out, tuning=8))
+            key = {"kind": kind, "problem": problem, "seed": seed, "entrants": "learned"}
+            learn = (
+                partial(identification, problem, seed, held_out=held_out)
+                if kind == "identification"
+                else partial(smooth, problem, seed, steps=steps, held_out=held_out)
+            )
+            get(key, learn)
+        for rival in ("L-BFGS", "Adam", "gradient descent"):
+            for kind, problem, seed in asked:
+                key = {"kind": kind, "problem": problem, "seed": seed, "entrants": rival}
+                get(key, partial(rival_row, problem, seed, rival, held_out=held_out, tuning=8))
 
 
 def targets(rows: list[Row]) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ def run_one_by_one(
 
 
 _MANY = 1_000_000
+_ROUNDING = 1e-28
 
 
 def run_conjugate_gradients(tasks: Tasks, evaluations: int) -> Float[Tensor, "K+1 T"]:
@@ -66,11 +67,12 @@ def run_conjugate_gradients(tasks: Tasks, evaluations: int) -> Float[Tensor, "K+
     """
     (x,) = tasks.starts
     first, (g,) = tasks.losses_and_gradients((x,))
-    losses, p = [first, first], -g
+    losses, p, least = [first, first], -g, g.square().sum(1, keepdim=True)
     for _ in range(evaluations - 1):
         _, (there,) = tasks.losses_and_gradients((x + p,))
         curved, square = there - g, g.square().sum(1, keepdim=True)
-        length = square / (p * curved).sum(1, keepdim=True).clamp(min=1e-300)
+        going = square > _ROUNDING * least
+        length = torch.where(going, square / (p * curved).sum(1, keepdim=True).clamp(min=1e-300), 0.0)
         x, g = x + length * p, g + length * curved
         p = -g + p * g.square().sum(1, keepdim=True) / square.clamp(min=1e-300)
         losses.append(tasks.losses((x,)))

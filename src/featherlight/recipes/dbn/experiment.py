@@ -124,14 +124,8 @@ class Belief:
 
     def _stage(self, name: str, epochs: int, objective: Callable[[int, Meter], Objective]) -> Stage:
         steps = epochs * math.ceil(len(self.train) / self.config.batch)
-        schedule = SCHEDULES["linear"]
-        return Stage(
-            name=name,
-            optimizer=self._greedy_optimizer,
-            objective=objective,
-            budget=Budget(steps=steps),
-            schedule=schedule,
-        )
+        optimizer, schedule = self._greedy_optimizer, SCHEDULES["linear"]
+        return Stage(name=name, optimizer=optimizer, objective=objective, budget=Budget(steps=steps), schedule=schedule)
 
     def _prepare(self, trained: nn.Module, *, greedy: int | None = None, by_classifier: bool = False) -> None:
         self.model.requires_grad_(False)
@@ -180,10 +174,8 @@ class Belief:
 
     def _greedy_objective(self, number: int, step: int, meter: Meter) -> Objective:
         rows = self._rows(number, step)
-        machine, phase = (
-            self.model.net.machine(number),
-            self.model.negative_phase(str(number), self.config.pretraining.steps),
-        )
+        machine = self.model.net.machine(number)
+        phase = self.model.negative_phase(str(number), self.config.pretraining.steps)
         data = self.model.net.data_of(number, *self._images(rows))
         with torch.no_grad():
             negative = phase(machine, data, self._generator(number, step))

@@ -266,7 +266,8 @@ def picture(rows: list[Row], names: list[str], path: Path) -> None:
             if means[method]:
                 axis.axhline(statistics.mean(means[method]), linestyle=style, color="tab:orange", label=method)
         best = max([mean for _, mean in line], default=100.0)
-        axis.set(title=name, xlabel="learning rate of AdamW", ylabel="accuracy, %", ylim=(0.85 * best, 1.01 * best))
+        lowest = min([0.85 * best, *(0.97 * statistics.mean(means[m]) for m in METHODS if "Prodigy" in m and means[m])])
+        axis.set(title=name, xlabel="learning rate of AdamW", ylabel="accuracy, %", ylim=(lowest, 1.01 * best))
         axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -18,7 +18,7 @@ def digits() -> DbnConfig:
     )
 
 
-@recipe(cost="11 minutes on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
+@recipe(cost="16 minutes on 1 busy core", data="mnist/ in the folder FEATHERLIGHT_DATA")
 def mnist() -> DbnConfig:
     """The net of 2006 on MNIST: 784-500-500-2000 units and 10 labels."""
     return DbnConfig(

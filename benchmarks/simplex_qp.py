@@ -87,7 +87,7 @@ def proxqp_layer() -> Layer:
 
 def cvxpylayers_layer() -> Layer:
     import cvxpy  # pyright: ignore[reportMissingImports]
-    from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportMissingImports]
+    from cvxpylayers.torch.cvxpylayer import CvxpyLayer  # pyright: ignore[reportMissingImports]
 
     p, z_, e_ = cvxpy.Variable(NUM_CODES), cvxpy.Parameter(DIM), cvxpy.Parameter(NUM_CODES)
     columns, root = cvxpy.Parameter((DIM, NUM_CODES)), cvxpy.Parameter(nonneg=True)

@@ -287,7 +287,7 @@ class CvxpyProgram(nn.Module):
 
     def _solve(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Values and statuses; where the solver gives up on a batch its samples are solved one by one."""
-        from cvxpylayers.interfaces.diffcp_if import diffcp
+        from diffcp import SolverError
 
         rows, batch = self._rows(inputs)
         finite = torch.stack([row.isfinite().reshape(len(row), -1).all(1) for row in rows]).all(0)
@@ -297,7 +297,7 @@ class CvxpyProgram(nn.Module):
         parts = [chosen] if len(chosen) else []
         try:
             found = [self._minima([row[part] for row in rows]) for part in parts]
-        except diffcp.SolverError:
+        except SolverError:
             parts, found = list(chosen.split(1)), []
             for part in parts:
                 try:

@@ -1,6 +1,7 @@
 """The network of an image classifier: fresh, taken over from another run, or read back; and which of it is trained."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

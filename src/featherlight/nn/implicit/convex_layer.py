@@ -302,7 +302,7 @@ class CvxpyProgram(nn.Module):
             for part in parts:
                 try:
                     found.append(self._minima([row[part] for row in rows]))
-                except diffcp.SolverError as error:
+                except SolverError as error:
                     infeasible = "infeasible" in str(error)
                     status[part] = int(ConvexStatus.INFEASIBLE if infeasible else ConvexStatus.NOT_CONVERGED)
                     found.append(values[part])

@@ -18,6 +18,7 @@ class AveragingOptimizer(Protocol):
     """An optimizer with two sets of weights, such as those of `schedulefree`; the model holds one of them at a time."""
 
     param_groups: list[dict[str, Any]]
+    """As of torch optimizers."""
 
     def eval(self) -> None:
         """Puts the averaged weights into the model."""

@@ -119,7 +119,7 @@ class MeanCurvature(Optimizer):
                 "Build it as SecantRule(FullSteps.constant(points))."
             )
         super().__init__(rule.parameters(), {"lr": lr})
-        self.metric: FullSteps = rule.metric
+        self._metric: FullSteps = rule.metric
         self.ridge = ridge
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class MeanCurvature(Optimizer):
         curvature = Curvature.of(closure.tasks)
         count_hessians(closure, curvature.hessians_TNN)
         mean, first = curvature.hessians_TNN.mean(0), 0
-        for factor in self.metric.factors:
+        for factor in self._metric.factors:
             block = mean[first : first + len(factor), first : first + len(factor)]
             eye = torch.eye(len(factor), dtype=block.dtype, device=block.device)
             root = torch.linalg.cholesky(block + self.ridge * torch.linalg.matrix_norm(block, 2) * eye)

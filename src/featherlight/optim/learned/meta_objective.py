@@ -74,7 +74,7 @@ class MetaObjective:
                 f"`rule` must be a torch Module, whose parameters are what is learned; got a {type(rule).__name__}."
             )
         self.rule: UpdateRule = rule
-        self.module: nn.Module = rule
+        self._module: nn.Module = rule
         self.tasks = tasks
         self.horizon = horizon
         self.score: Score = score if score is not None else MeanLogGap()
@@ -143,11 +143,11 @@ class MetaObjective:
         self.meter.backward_passes += steps * len(tasks) * (2 if torch.is_grad_enabled() else 1)
 
     def _clear(self) -> None:
-        for parameter in self.module.parameters():
+        for parameter in self._module.parameters():
             parameter.grad = None
 
     def _gradients_finite(self) -> bool:
-        return all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in self.module.parameters())
+        return all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in self._module.parameters())
 
     def _with_broken_gradients(self) -> Tensor:
         """Which tasks have gradients that are not finite on their own."""

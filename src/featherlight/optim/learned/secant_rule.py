@@ -46,6 +46,9 @@ class SecantRule(nn.Module):
         rescale: power, in [0, 1), of the factor `s'y / y'Py` by which the inverse metric P is fitted to the latest move; learned.
             0 keeps P as it is; near 1 its scale does not matter after the first step, as in L-BFGS.
 
+    Attributes:
+        log_size: the logarithm of `size`, a parameter.
+
     It is an UpdateRule. Cost: 4 M N operations and 2 M N numbers.
     Source: Nocedal 1980, the two-loop recursion, with a learned initial matrix and no line search; keep a safeguard around it.
     """

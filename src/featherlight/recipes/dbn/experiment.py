@@ -27,7 +27,9 @@ _EVALUATION_BATCH = 1000
 _SEED_STRIDE = 0x9E3779B97F4A7C15  # apart the streams of stages
 
 Loss = Callable[[nn.Module, Batch], Tensor]
+"""Of each example, (B,)."""
 Logits = Callable[[Tensor], Tensor]
+"""From images to (B, K)."""
 
 
 def build_experiment(config: DbnConfig, workspace: Workspace) -> Experiment:

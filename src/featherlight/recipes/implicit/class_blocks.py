@@ -62,6 +62,8 @@ class ClassBlocks:
 
     Attributes:
         features: (N, F), inputs and states.
+        labels: (N,).
+        num_inputs: how many of the features are inputs.
         hidden: of each block so far.
         read_out: (F, C).
         loss: regularised, a row's mean.

@@ -98,11 +98,13 @@ class GrowingModel(nn.Module):
         units: of inputs and outputs.
 
     Attributes:
+        lift: as given, (K, I).
         hidden: (H, F) of each block.
         read_out: (F, Y).
         num_blocks: how many are trained.
         best_blocks: how many of them are kept.
         best_read_out: of the model with those.
+        best_score: of that model on the validation rows.
         history: of each block that is trained, the loss before and after it, the steps of its search, and its status.
     """
 

@@ -46,6 +46,7 @@ class SquaredBlocks:
     Attributes:
         features: (N, F), float64, inputs and states.
         hidden: of each block so far.
+        targets: T, float64.
         least_squares: of the features.
 
     Source: Gautam, Anderson, Sojoudi, El Ghaoui 2022, where the read-out and a block are fitted in turn; here the read-out is

@@ -7,9 +7,12 @@ if TYPE_CHECKING:
     from featherlight.trainer import Experiment, Workspace
 
 Method = Literal["greedy", "curvature", "unrolled", "evolution"]
+"""How a rule is learned."""
+
 Problem = Literal[
     "least-squares", "impulse-responses", "arx", "records", "teacher-student", "logistic", "digits", "mnist"
 ]
+"""Classes of problems."""
 
 
 @dataclass(frozen=True, kw_only=True)

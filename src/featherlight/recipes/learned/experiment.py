@@ -26,7 +26,7 @@ def build_experiment(config: LearnedConfig, workspace: Workspace) -> Experiment:
         ValueError: the data of the class are absent.
     """
     workspace.display.say(f"drawing tasks of {config.problem}")
-    learning = Learning(config)
+    learning = LearningRun(config)
     learner = learning.learner
     return Experiment(
         model=learning.rule,
@@ -49,7 +49,7 @@ def build_experiment(config: LearnedConfig, workspace: Workspace) -> Experiment:
     )
 
 
-class Learning:
+class LearningRun:
     """Problems, rule, and what the run procedure asks of them.
 
     Attributes:
@@ -73,6 +73,7 @@ class Learning:
         self._pool: Tasks | None = None
 
     def objective(self, step: int, meter: Meter) -> Objective:
+        """That of a step, on tasks of its own."""
         self.meter = meter
         return self.learner.objective(self.config, self.rule, self._tasks(step), step, meter, self._count_dropped)
 

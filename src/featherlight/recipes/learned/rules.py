@@ -30,6 +30,7 @@ _DIRECTIONS = 8
 _RESCALE = 0.5
 
 Rule = GreedyRule | SecantRule
+"""What the recipes learn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from featherlight.recipes.learned.race import Runner, rivals, run_rule, tuned
 from featherlight.report import LineChart, Section, Table
 
 if TYPE_CHECKING:
-    from featherlight.recipes.learned.experiment import Learning
+    from featherlight.recipes.learned.experiment import LearningRun
 
 _GUARDED, _BARE = "learned, safeguarded", "learned, no safeguard"
 _LEAST = 1e-30
@@ -38,7 +38,7 @@ class Entrant:
     cost: int
 
 
-def sections(learning: Learning) -> Sequence[Section]:
+def sections(learning: LearningRun) -> Sequence[Section]:
     """All of a run, with the rule as it is at its end."""
     with torch.no_grad():
         entrants = _entrants(learning)
@@ -55,7 +55,7 @@ def sections(learning: Learning) -> Sequence[Section]:
         ]
 
 
-def _entrants(learning: Learning) -> Mapping[str, Entrant]:
+def _entrants(learning: LearningRun) -> Mapping[str, Entrant]:
     config, target, tuning = learning.config, learning.problems.target, learning.tuning()
     learned = learning.meter.backward_passes
     found = {
@@ -69,12 +69,12 @@ def _entrants(learning: Learning) -> Mapping[str, Entrant]:
     return found
 
 
-def _gaps(entrant: Entrant, tasks: Tasks, learning: Learning) -> Float[Tensor, "K+1 T"]:
+def _gaps(entrant: Entrant, tasks: Tasks, learning: LearningRun) -> Float[Tensor, "K+1 T"]:
     losses = entrant.run(tasks, learning.config.evaluations)
     return relative_gaps(losses, tasks.best).nan_to_num(nan=math.inf)
 
 
-def _fits(learning: Learning, tasks: Tasks) -> bool:
+def _fits(learning: LearningRun, tasks: Tasks) -> bool:
     """Whether the rule is made for tensors of these shapes."""
     try:
         learning.rule.init(tuple(p[0] for p in tasks.starts))
@@ -83,7 +83,7 @@ def _fits(learning: Learning, tasks: Tasks) -> bool:
     return True
 
 
-def _held_out(learning: Learning, entrants: Mapping[str, Entrant], gaps: Mapping[str, Tensor]) -> Section:
+def _held_out(learning: LearningRun, entrants: Mapping[str, Entrant], gaps: Mapping[str, Tensor]) -> Section:
     target = learning.problems.target
     rows = tuple((name, entrants[name].setting, *_summary(one, target)) for name, one in gaps.items())
     columns = ("optimizer", "learning rate", "median", "nine in ten", "solved, %", "median gap at the end")
@@ -106,7 +106,7 @@ def _held_out(learning: Learning, entrants: Mapping[str, Entrant], gaps: Mapping
     )
 
 
-def _outside(learning: Learning, gaps: Mapping[str, Mapping[str, Tensor]]) -> Section:
+def _outside(learning: LearningRun, gaps: Mapping[str, Mapping[str, Tensor]]) -> Section:
     rows = tuple(
         (kind, name, *_summary(one, learning.problems.target))
         for kind, some in gaps.items()
@@ -124,7 +124,7 @@ def _outside(learning: Learning, gaps: Mapping[str, Mapping[str, Tensor]]) -> Se
     )
 
 
-def _paid(learning: Learning, entrants: Mapping[str, Entrant], gaps: Mapping[str, Tensor]) -> Section:
+def _paid(learning: LearningRun, entrants: Mapping[str, Entrant], gaps: Mapping[str, Tensor]) -> Section:
     target, limit = learning.problems.target, learning.config.evaluations
     mine = _median(gaps[_GUARDED], target)
     rows = []

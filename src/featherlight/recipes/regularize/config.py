@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _STRICT = ConfigDict(extra="forbid")
 NormName = Literal["none", "batch", "instance", "layer", "group"]
+"""Normalizations that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

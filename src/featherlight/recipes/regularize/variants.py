@@ -14,6 +14,7 @@ from featherlight.recipes.regularize.config import DecayConfig, DropoutConfig, N
 
 _RATED_BATCH = 128
 Parameters = Sequence[nn.Parameter]
+"""What an optimizer is made for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,9 @@ class DiagonalMetric:
 
     diagonal_N: Tensor
     event_ndim: ClassVar[int] = 1
+    """Sizes of a step without the batch."""
     tensor_ndims: ClassVar[tuple[int, ...]] = (1,)
+    """Sizes of each tensor without the batch."""
 
     def __post_init__(self) -> None:
         _check("diagonal_N", self.diagonal_N, 1)
@@ -83,7 +85,9 @@ class LowRankMetric:
     diagonal_N: Tensor
     factors_NR: Tensor
     event_ndim: ClassVar[int] = 1
+    """Sizes of a step without the batch."""
     tensor_ndims: ClassVar[tuple[int, ...]] = (1, 2)
+    """Sizes of each tensor without the batch."""
 
     def __post_init__(self) -> None:
         _check("diagonal_N", self.diagonal_N, 1)
@@ -156,7 +160,9 @@ class FullMetric:
 
     matrix_NN: Tensor
     event_ndim: ClassVar[int] = 1
+    """Sizes of a step without the batch."""
     tensor_ndims: ClassVar[tuple[int, ...]] = (2,)
+    """Sizes of each tensor without the batch."""
 
     def __post_init__(self) -> None:
         _check("matrix_NN", self.matrix_NN, 2)
@@ -217,7 +223,9 @@ class KroneckerMetric:
     left_PP: Tensor
     right_QQ: Tensor
     event_ndim: ClassVar[int] = 2
+    """Sizes of a step without the batch."""
     tensor_ndims: ClassVar[tuple[int, ...]] = (2, 2)
+    """Sizes of each tensor without the batch."""
 
     def __post_init__(self) -> None:
         for name, value in (("left_PP", self.left_PP), ("right_QQ", self.right_QQ)):

@@ -18,16 +18,16 @@ class ConvexStatus(IntEnum):
     SOLVED = 0
     """The step is the minimum, to rounding."""
     DEGENERATE = 1
-    """The step is the minimum, but its derivative has a jump there, or a constraint repeats another: gradients are those of
+    """The step is the minimum, but its derivative has a jump there, or a constraint repeats another; gradients are those of
     one side, that on which the coordinate stays at its bound, or the point inside its ball."""
     INFEASIBLE = 2
-    """No point fulfils the constraint: step and gradients are 0."""
+    """No point fulfils the constraint; step and gradients are 0."""
     INDEFINITE = 3
-    """The metric is not positive definite: step and gradients are 0."""
+    """The metric is not positive definite; step and gradients are 0."""
     NOT_FINITE = 4
-    """Gradient, metric, point or constraint hold nan, or inf where that has no meaning: step and gradients are 0."""
+    """Gradient, metric, point or constraint hold nan, or inf where that has no meaning; step and gradients are 0."""
     NOT_CONVERGED = 5
-    """The active set was not found within the steps allowed: step and gradients are 0."""
+    """The active set was not found within the steps allowed; step and gradients are 0."""
 
 
 _SENTENCES = {

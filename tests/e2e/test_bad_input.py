@@ -62,7 +62,7 @@ def test_an_unknown_column_lists_the_columns_and_suggests_one(run, models, revie
         (("--trainable", "("), "not a regular expression"),
         (("--metric", "pearson"), "for numbers"),
         (("--metric", "acuracy"), "metric"),
-        (("--method", "zoo"), "'zo', 'svrg', 'fzoo', 'lozo', 'conmezo', 'agzo', 'mezo' or 'adamw'"),
+        (("--method", "zoo"), "'agzo', 'mezo', 'adamw', 'prodigy', 'muon' or 'schedule_free'"),
         (("--batch", 0), "must be positive"),
         (("--lr", "nan"), "finite positive"),
         (("--set", "optimizer.sigm=1"), "optimizer.sigma"),
@@ -226,7 +226,7 @@ def test_runs_that_cannot_be_used(run, models, tmp_path):
 
 
 def test_the_disk_is_full(run, models, reviews, tmp_path, monkeypatch):
-    from featherlight.trainer import journal
+    from featherlight.trainer.journal import writing
 
     calls = 0
 
@@ -236,7 +236,7 @@ def test_the_disk_is_full(run, models, reviews, tmp_path, monkeypatch):
         if calls > 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.os, "fdatasync", full)
+    monkeypatch.setattr(writing.os, "fdatasync", full)
     out = tmp_path / "run"
     done = run("finetune", "--model", models / "bert", "--train", reviews, *BASE, "--steps", 20, "--out", out)
     assert done.code == 1

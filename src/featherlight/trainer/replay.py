@@ -24,9 +24,7 @@ def replay_journal(
         ValueError: there are not so many steps, the model is another, or its weights come out otherwise than the journal
             noted.
     """
-    stop = len(contents.records) if steps is None else steps
-    if not 0 <= stop <= len(contents.records):
-        raise ValueError(f"`steps` is {stop}, which is not among the {len(contents.records)} steps of {contents.path}.")
+    stop = contents.last_step(steps)
     load_fitted(model, contents)
     targets = contents.targets(model)
     parameters = {target.name: target.parameter for target in targets}

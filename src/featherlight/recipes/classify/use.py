@@ -40,6 +40,7 @@ def replay(
     if out.exists():
         raise ValueError(f"{out} exists already. Give another directory.")
     contents = read_journal_or_share(journal)
+    stop = contents.last_step(steps)
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
     with seeded_random(config.seed, torch.device("cpu")):
         model = model_of(contents.header["network"])
@@ -47,8 +48,8 @@ def replay(
         model.load_state_dict(read_network(base).start(with_head=False), strict=False)
     network = Network(model=model, classes=tuple(contents.header["classes"]), has_fresh_head=False)
     check_base(contents.header["base"], base_digest(network), str(journal))
-    replay_journal(contents, model, steps=steps, track=track)
+    replay_journal(contents, model, steps=stop, track=track)
     digest = weights_digest(dict(model.named_parameters()))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_directory(out, lambda path: write_network(path, model, network.classes))
-    return {"steps": len(contents.records) if steps is None else steps, "sha256": digest, "damage": contents.damage}
+    return {"steps": stop, "sha256": digest, "damage": contents.damage}

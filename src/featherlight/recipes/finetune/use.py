@@ -262,14 +262,13 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     if out.exists():
         raise ValueError(f"{out} exists already. Give another `--out`.")
     contents = read_journal_or_share(journal)
-    if steps is not None and not 0 <= steps <= len(contents.records):
-        raise ValueError(f"`--steps {steps}` is not among the {len(contents.records)} steps of {journal}.")
+    stop = contents.last_step(steps)
     config = config_from_text(contents.header["config"], source=f"the config in {journal}")
     loaded = load_model(config, resolve_model(base), contents.header["num_outputs"])
     check_base(contents.header["base"], base_digest(loaded), str(journal))
     if config.lora is not None:
         loaded = add_adapters(loaded, config.lora)
-    replay_journal(contents, loaded.model, steps=steps, track=track)
+    replay_journal(contents, loaded.model, steps=stop, track=track)
     digest = weights_digest(dict(loaded.model.named_parameters()))
     dequantize(loaded.model)
     if config.lora is not None:
@@ -281,7 +280,7 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     out.parent.mkdir(parents=True, exist_ok=True)
     with quiet_loading():
         replace_directory(out, lambda path: save_pretrained(loaded, path, labels))
-    return {"steps": len(contents.records) if steps is None else steps, "sha256": digest, "damage": contents.damage}
+    return {"steps": stop, "sha256": digest, "damage": contents.damage}
 
 
 def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:

@@ -55,6 +55,13 @@ class JournalContents:
     checksums: list[int]
     damage: str | None
 
+    def last_step(self, asked: int | None) -> int:
+        """Up to which step a replay goes: as asked, or all; raises ValueError if there are not so many."""
+        stop = len(self.records) if asked is None else asked
+        if not 0 <= stop <= len(self.records):
+            raise ValueError(f"`steps` is {stop}, which is not among the {len(self.records)} steps of {self.path}.")
+        return stop
+
     def ends_of_runs(self, start: int, stop: int) -> Sequence[int]:
         """Where a replay pauses: at the states, and every so many steps."""
         pauses = {state.steps for state in self.states if start < state.steps < stop}

@@ -34,7 +34,7 @@ from featherlight.meter import Meter
 from featherlight.optim.learned import Tasks, evaluations_to, fit_greedy, relative_gaps
 from featherlight.optim.learned.meta_unroll import begin, take_steps
 from featherlight.recipes.learned.config import LearnedConfig
-from featherlight.recipes.learned.experiment import Learning
+from featherlight.recipes.learned.experiment import LearningRun
 from featherlight.recipes.learned.guarded import run_guarded
 from featherlight.recipes.learned.linear import LeastSquares
 from featherlight.recipes.learned.race import Runner, rivals, run_conjugate_gradients, run_rule, tuned
@@ -69,9 +69,9 @@ def one_step(seed: int) -> Row:
     return {"worst_gap": worst, "milliseconds": spread([1e3 * one for one in seconds])}
 
 
-def learned(config: LearnedConfig) -> tuple[Learning, float]:
+def learned(config: LearnedConfig) -> tuple[LearningRun, float]:
     """A rule that was learned as the recipe does it, and the seconds that took."""
-    learning = Learning(config)
+    learning = LearningRun(config)
     meter = Meter()
     optimizer = learning.learner.optimizer(config, learning.rule)
     schedule = SCHEDULES["cosine" if learning.learner.fresh else "constant"]
@@ -101,7 +101,7 @@ def _finite(value: Tensor) -> float | None:
     return float(value) if bool(value.isfinite()) else None
 
 
-def entered(learning: Learning, entrants: dict[str, Runner], evaluations: int) -> Row:
+def entered(learning: LearningRun, entrants: dict[str, Runner], evaluations: int) -> Row:
     """Some optimizers on the held-out tasks of a class."""
     goal, held_out = learning.problems.target, learning.held_out
     found = {name: judged(run, held_out, evaluations, goal) for name, run in entrants.items()}
@@ -110,7 +110,7 @@ def entered(learning: Learning, entrants: dict[str, Runner], evaluations: int) -
 
 def rival_row(problem: str, seed: int, name: str, *, held_out: int, tuning: int) -> Row:
     """A rival, tuned on tasks of the class."""
-    learning = Learning(LearnedConfig(problem=problem, held_out=held_out, seed=seed))  # pyright: ignore[reportArgumentType]
+    learning = LearningRun(LearnedConfig(problem=problem, held_out=held_out, seed=seed))  # pyright: ignore[reportArgumentType]
     goal, tasks = learning.problems.target, learning.tuning().at(torch.arange(tuning))
     (quick,) = (one for one in rivals(**RATES, solved=goal) if one.name == name)
     (rival,) = (one for one in rivals(**RATES) if one.name == name)

@@ -127,7 +127,8 @@ class _Running:
         variant = self.study.variants[number]
         rows = self._sampler.indices(step * variant.batch, variant.batch)
         seen_N = self.model.seen_N
-        seen_N[number] = max(int(seen_N[number]), (step + 1) * variant.batch)  # a run that is resumed looks at step 0 again
+        # A run that is taken up looks at step 0 again.
+        seen_N[number] = max(int(seen_N[number]), (step + 1) * variant.batch)
         chosen = torch.tensor(rows, device=self.train.labels.device)
         batch = {
             "images": self._floats(self.train, chosen, self._has_shifted(number)),

@@ -94,5 +94,5 @@ def test_bad_settings_get_a_sentence(run, tmp_path):
         ("pretraining.steps=0", "at least 1"),
     ):
         assert match in run("run", "dbn/digits", "--set", change, "--out", tmp_path / "run").err
-    with pytest.raises(ValueError, match="cannot be read as a deep belief net"):
+    with pytest.raises(ValueError, match="there is no deep belief net at"):
         read_network(tmp_path)

@@ -37,7 +37,7 @@ def write_model(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, A
     """
     path.mkdir(parents=True)
     save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    (path / "config.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def read_model(path: Path, kind: ModelKind) -> Iterator[tuple[dict[str, Any], di
             "in its directory, with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
         )
     try:
-        values = json.loads(about.read_text())
+        values = json.loads(about.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or values.get("architecture") not in kind.architectures:
             raise ValueError(f"{about} does not say that its architecture is {' or '.join(kind.architectures)}")
         yield values, load_file(file)

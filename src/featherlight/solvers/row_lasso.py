@@ -177,13 +177,10 @@ class _Search:
             before, z = z, self._prox(relaxed + u, rho)
             u = u + relaxed - z
             if step % _CHECK_EVERY == _CHECK_EVERY - 1 and step < max_steps // 2:
-                apart, moved = (x - z).norm(dim=1), (z - before).norm(dim=1) * 1.0
-                factor = (apart * self._size(onto) / (rho * moved * z.norm(dim=1)).clamp(min=1e-300)).sqrt()
+                apart, moved = (x - z).norm(dim=1), (z - before).norm(dim=1)
+                factor = (apart * onto.norm(dim=1) / (rho * moved * z.norm(dim=1)).clamp(min=1e-300)).sqrt()
                 factor = torch.where((factor > 3) | (factor < 1 / 3), factor.clamp(0.1, 10), torch.ones_like(factor))
                 rho, u = rho * factor, u / factor[:, None]
-
-    def _size(self, onto: Tensor) -> Tensor:
-        return onto.norm(dim=1)
 
     def _prox(self, v: Tensor, rho: Tensor) -> Tensor:
         """Of the penalty and the bound: to shrink, and then to project, is the prox of both."""

@@ -35,7 +35,9 @@ class _Set(nn.Module):
         return self.kind(**{name: getattr(self, name) for name in _FIELDS[self.kind]})
 
     def description(self) -> dict[str, Any]:
-        shapes = {name: list(getattr(self, name).shape) for name in _FIELDS[self.kind] if self.log_radius is None}
+        if self.log_radius is not None:
+            return {"kind": self.kind.__name__, "shapes": {"radius": list(self.log_radius.shape)}}
+        shapes = {name: list(getattr(self, name).shape) for name in _FIELDS[self.kind]}
         return {"kind": self.kind.__name__, "shapes": shapes}
 
 
@@ -142,7 +144,7 @@ class L1Penalty(nn.Module):
 def _set_like(description: dict[str, Any] | None) -> Constraint | None:
     if description is None:
         return None
-    shapes = description["shapes"] or {"radius": []}
+    shapes = description["shapes"]
     return KINDS[description["kind"]](
         **{name: torch.ones(shape, dtype=torch.float64) for name, shape in shapes.items()}
     )

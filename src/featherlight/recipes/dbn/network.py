@@ -3,7 +3,6 @@
 Legend of shapes: B images, C channels, V pixels, L labels.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from featherlight.data import ImageSet
@@ -26,8 +23,9 @@ from featherlight.nn.models import (
     RestrictedBoltzmannMachine,
 )
 from featherlight.recipes.dbn.config import DbnConfig
+from featherlight.recipes.model_files import ModelKind, read_model, write_model
 
-_ARCHITECTURE = "DeepBeliefNet"
+_KIND = ModelKind(architectures=("DeepBeliefNet",), name="a deep belief net", recipe="dbn/digits")
 _UNITS = {"binary": BinaryUnits(), "gaussian": GaussianUnits()}
 _CHUNK = 4096
 
@@ -127,17 +125,15 @@ def _persistent(config: DbnConfig, net: DeepBeliefNet, count: int, generator: to
 
 def write_network(path: Path, model: ImageNet, config: DbnConfig, images: ImageSet) -> None:
     """Weights as safetensors, and what it takes to build the net as JSON."""
-    path.mkdir(parents=True)
-    kept = {name: t.contiguous().cpu() for name, t in model.state_dict().items() if not name.startswith("chains.")}
-    save_file(kept, path / "model.safetensors")
+    (architecture,) = _KIND.architectures
     about = {
-        "architecture": _ARCHITECTURE,
+        "architecture": architecture,
         "shape": list(images.images.shape[1:]),
         "hidden": list(config.hidden),
         "visible": config.visible,
         "classes": list(images.classes),
     }
-    (path / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_model(path, {n: t for n, t in model.state_dict().items() if not n.startswith("chains.")}, about)
 
 
 def read_network(path: Path) -> tuple[ImageNet, Mapping[str, Any]]:
@@ -146,22 +142,13 @@ def read_network(path: Path) -> tuple[ImageNet, Mapping[str, Any]]:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    try:
-        about = json.loads((folder / "config.json").read_text())
-        if about["architecture"] != _ARCHITECTURE:
-            raise ValueError(f"its architecture is {about['architecture']}")
+    with read_model(path, _KIND) as (about, weights):
         pixels = math.prod(about["shape"])
         generator = torch.Generator().manual_seed(0)
         sizes = (pixels, *about["hidden"])
         net = DeepBeliefNet(sizes, len(about["classes"]), generator=generator, visible=_UNITS[about["visible"]])
         model = ImageNet(net, torch.zeros(pixels), torch.ones(()), nn.ModuleDict())
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the model in {folder} cannot be read as a deep belief net ({error}). Take the directory of a finished run of "
-            "dbn/..."
-        ) from error
+        model.load_state_dict(weights)
     return model.eval(), about
 
 

@@ -145,7 +145,7 @@ class _Run:
         told = {}
         for part, record in (("validation", self.records.valid), ("test", self.records.test)):
             told = {self.config.kind: self.model.simulate(record.inputs), order: self.linear.simulate(record.inputs)}
-            spread = float(record.outputs[washout:].double().std(correction=0))
+            spread = float(record.outputs[washout:].double().var(0, correction=0).mean().sqrt())
             for name, outputs in told.items():
                 error = root_mean_square(outputs, record, washout)
                 rows.append((part, name, error, error / max(spread, 1e-300)))

@@ -3,14 +3,11 @@
 Legend of shapes: B sequences, T samples, F inputs, K outputs.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from featherlight.nn.models import (
@@ -28,12 +25,15 @@ from featherlight.nn.models import (
 from featherlight.objective import seeded_random
 from featherlight.recipes.forecast.config import ForecastConfig
 from featherlight.recipes.forecast.records import Record
+from featherlight.recipes.model_files import ModelKind, read_model, write_model
 
 NORMS: dict[str | None, Norm] = {None: NoNorm(), "batch": BatchNorm(), "layer": LayerNorm(), "group": GroupNorm()}
 """Normalizations by the names that configs use."""
 
 CELLS: dict[str, Cell] = {"lstm": LstmCell(), "rnn": PlainCell()}
 """Recurrent layers by the names that configs use."""
+
+_KIND = ModelKind(architectures=("Forecaster",), name="a forecaster", recipe="forecast/tanks")
 
 
 class Forecaster(nn.Module):
@@ -104,11 +104,8 @@ def build_forecaster(config: ForecastConfig, train: Record) -> Forecaster:
 
 def write_forecaster(path: Path, model: Forecaster) -> None:
     """Weights as safetensors, and what it takes to build the network as JSON."""
-    path.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, path / "model.safetensors"
-    )
-    (path / "config.json").write_text(json.dumps({"architecture": "Forecaster"} | model.settings, indent=1) + "\n")
+    (architecture,) = _KIND.architectures
+    write_model(path, model.state_dict(), {"architecture": architecture} | model.settings)
 
 
 def read_forecaster(path: Path) -> Forecaster:
@@ -117,24 +114,9 @@ def read_forecaster(path: Path) -> Forecaster:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    file, about = folder / "model.safetensors", folder / "config.json"
-    if not (file.is_file() and about.is_file()):
-        raise ValueError(
-            f"there is no forecaster at {path}: a finished run of a recipe such as forecast/tanks leaves one in its directory, "
-            "with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
-        )
-    try:
-        settings = json.loads(about.read_text())
-        if not isinstance(settings, dict) or settings.pop("architecture", None) != "Forecaster":
-            raise ValueError(f"{about} does not say that its architecture is Forecaster")
-        model = Forecaster(settings)
-        model.load_state_dict(load_file(file))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the model in {folder} cannot be read as a forecaster ({error}). Take the model directory of a run of forecast/..., "
-            "or write it again."
-        ) from error
+    with read_model(path, _KIND) as (about, weights):
+        model = Forecaster({name: value for name, value in about.items() if name != "architecture"})
+        model.load_state_dict(weights)
     return model.eval()
 
 

@@ -3,14 +3,11 @@
 Legend of shapes: ... positions, I inputs, K features of the inputs, F features, Y outputs.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from featherlight.nn.implicit import (
@@ -23,6 +20,7 @@ from featherlight.nn.implicit import (
     RowRescaling,
     StrictlyTriangular,
 )
+from featherlight.recipes import model_files
 from featherlight.recipes.implicit.blocks import matrices
 
 ACTIVATIONS: Mapping[str, Activation] = {"relu": RELU, "tanh": TANH}
@@ -31,7 +29,7 @@ ACTIVATIONS: Mapping[str, Activation] = {"relu": RELU, "tanh": TANH}
 WELL_POSED: Mapping[str, IteratedWellPosedness] = {"projection": RowProjection(), "rescaling": RowRescaling()}
 """Sets of a full A by the names that configs use."""
 
-_ARCHITECTURE = "ImplicitModel"
+_KIND = model_files.ModelKind(architectures=("ImplicitModel",), name="an implicit model", recipe="implicit/mnist")
 
 
 class Units(nn.Module):
@@ -164,14 +162,12 @@ def write_model(path: Path, model: ImplicitModel, about: Mapping[str, Any]) -> N
         model: to write.
         about: names of activation and inputs and the like; JSON.
     """
-    path.mkdir(parents=True)
     layer = model.layer
-    kept = {name: getattr(layer, name).detach() for name in "ABCD"} | dict(model.units.named_buffers())
-    save_file({name: tensor.contiguous().cpu() for name, tensor in kept.items()}, path / "model.safetensors")
+    weights = {name: getattr(layer, name).detach() for name in "ABCD"} | dict(model.units.named_buffers())
     kind = layer.well_posed
     blocks = list(kind.block_sizes) if isinstance(kind, StrictlyTriangular) else None
-    settings = {"architecture": _ARCHITECTURE, "block_sizes": blocks} | dict(about)
-    (path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (architecture,) = _KIND.architectures
+    model_files.write_model(path, weights, {"architecture": architecture, "block_sizes": blocks} | dict(about))
 
 
 def read_model(path: Path) -> tuple[ImplicitModel, dict[str, Any]]:
@@ -180,21 +176,11 @@ def read_model(path: Path) -> tuple[ImplicitModel, dict[str, Any]]:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    try:
-        about = json.loads((folder / "config.json").read_text())
-        if not isinstance(about, dict) or about.get("architecture") != _ARCHITECTURE:
-            raise ValueError(f"its architecture is not {_ARCHITECTURE}")
-        kept = load_file(folder / "model.safetensors")
+    with model_files.read_model(path, _KIND) as (about, weights):
         blocks = about["block_sizes"]
         kind = StrictlyTriangular(block_sizes=blocks) if blocks else WELL_POSED[about["well_posed"]]
         layer = ImplicitLayer.from_matrices(
-            *(kept[name] for name in "ABCD"), activation=ACTIVATIONS[about["activation"]], well_posed=kind
+            *(weights[name] for name in "ABCD"), activation=ACTIVATIONS[about["activation"]], well_posed=kind
         )
-        units = Units(*(kept[name] for name in ("shift", "scale", "out_shift", "out_scale")))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(
-            f"there is no implicit model that can be read at {path} ({error}). Take the directory of a finished run of "
-            "implicit/..., or run it again."
-        ) from error
+        units = Units(*(weights[name] for name in ("shift", "scale", "out_shift", "out_scale")))
     return ImplicitModel(layer, units).eval(), about

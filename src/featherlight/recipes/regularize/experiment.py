@@ -126,7 +126,9 @@ class _Running:
     def _objective(self, number: int, step: int, meter: Meter) -> Objective:
         variant = self.study.variants[number]
         rows = self._sampler.indices(step * variant.batch, variant.batch)
-        self.model.seen_N[number] = (step + 1) * variant.batch
+        seen_N = self.model.seen_N
+        # A run that is taken up looks at step 0 again.
+        seen_N[number] = max(int(seen_N[number]), (step + 1) * variant.batch)
         chosen = torch.tensor(rows, device=self.train.labels.device)
         batch = {
             "images": self._floats(self.train, chosen, self._has_shifted(number)),

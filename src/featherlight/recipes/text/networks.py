@@ -1,14 +1,11 @@
 """The networks of text by the names that configs use, and models of text as directories."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -32,13 +29,15 @@ from featherlight.nn.models import (
     Sinusoidal,
 )
 from featherlight.objective import seeded_random
+from featherlight.recipes import model_files
 from featherlight.recipes.config import from_mapping, to_mapping
 from featherlight.recipes.methods import METHODS, Setup
 from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.text.config import TextNetworkConfig, TextTrainingConfig
 from featherlight.recipes.text.vocabulary import Vocabulary
 
-_Read = TypeVar("_Read")
+_LANGUAGE = model_files.ModelKind(architectures=("LanguageModel",), name="a model of text", recipe="text/shakespeare")
+_TRANSLATOR = model_files.ModelKind(architectures=("EncoderDecoder",), name="a model of text", recipe="text/reverse")
 
 LEARNING_RATES = {"adamw": 1e-3, "muon": 1e-3, "schedule_free": 1e-3}
 """Of each method where the config has none, and the method has another for pretrained models."""
@@ -129,9 +128,7 @@ def settled(config: TextTrainingConfig) -> OptimizerConfig:
 
 def write_model(path: Path, model: nn.Module, about: dict[str, Any]) -> None:
     """Weights as safetensors, tied ones once, and what it takes to build the network as JSON."""
-    path.mkdir(parents=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in _once(model).items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    model_files.write_model(path, _once(model), about)
 
 
 def about_language(config: TextNetworkConfig, vocabulary: Vocabulary, context: int) -> dict[str, Any]:
@@ -150,13 +147,11 @@ def read_language_model(path: Path) -> LanguageModel:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
-
-    def build(values: Mapping[str, Any], config: TextNetworkConfig) -> LanguageModel:
-        vocabulary = Vocabulary(characters=values["vocabulary"])
-        model = language_network(config, len(vocabulary), values["context"], seed=0)
-        return LanguageModel(model=model.eval(), vocabulary=vocabulary)
-
-    return _read(path, "LanguageModel", build, lambda found: found.model)
+    with model_files.read_model(path, _LANGUAGE) as (about, weights):
+        vocabulary = Vocabulary(characters=about["vocabulary"])
+        model = language_network(_network_config(about, path), len(vocabulary), about["context"], seed=0)
+        _load(model, weights)
+    return LanguageModel(model=model.eval(), vocabulary=vocabulary)
 
 
 def read_translator(path: Path) -> EncoderDecoder:
@@ -165,44 +160,23 @@ def read_translator(path: Path) -> EncoderDecoder:
     Raises:
         ValueError: there is none, or it is damaged or of another kind.
     """
+    with model_files.read_model(path, _TRANSLATOR) as (about, weights):
+        model = translation_network(_network_config(about, path), about["num_tokens"], about["max_length"], seed=0)
+        _load(model, weights)
+    return model.eval()
 
-    def build(values: Mapping[str, Any], config: TextNetworkConfig) -> EncoderDecoder:
-        return translation_network(config, values["num_tokens"], values["max_length"], seed=0).eval()
 
-    return _read(path, "EncoderDecoder", build, lambda found: found)
+def _network_config(about: Mapping[str, Any], path: Path) -> TextNetworkConfig:
+    return from_mapping(TextNetworkConfig, about["network"], source=str(path))
 
 
-def _read(
-    path: Path,
-    architecture: str,
-    build: Callable[[Mapping[str, Any], TextNetworkConfig], _Read],
-    network: Callable[[_Read], nn.Module],
-) -> _Read:
-    """What is built from the settings of a model directory, its network with the weights that are there."""
-    folder = path / "model" if (path / "model").is_dir() else path
-    file, about = folder / "model.safetensors", folder / "config.json"
-    if not (file.is_file() and about.is_file()):
+def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts weights that `_once` gave into a model."""
+    if strange := _once(model).keys() ^ weights.keys():
         raise ValueError(
-            f"there is no model of text at {path}: a finished run of a recipe such as text/shakespeare leaves one in its "
-            "directory, with `model.safetensors` and `config.json` in `model/`. Run that first, or correct the path."
+            f"the weights {', '.join(sorted(strange)[:3])} are there and not wanted, or the other way round"
         )
-    try:
-        values = json.loads(about.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.get("architecture") != architecture:
-            raise ValueError(f"{about} does not say that its architecture is {architecture}")
-        found = build(values, from_mapping(TextNetworkConfig, values["network"], source=str(about)))
-        tensors = load_file(file)
-        if strange := _once(network(found)).keys() ^ tensors.keys():
-            raise ValueError(
-                f"the weights {', '.join(sorted(strange)[:3])} are there and not wanted, or the other way round"
-            )
-        network(found).load_state_dict(tensors, strict=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the model in {folder} cannot be read as a model of text ({error}). Take the model directory of a run of "
-            "text/..., or write it again."
-        ) from error
-    return found
+    model.load_state_dict(weights, strict=False)
 
 
 def _once(model: nn.Module) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ RULES = {
     "sizes, penalty": ConvexRule(ScalarSteps([0.1, 0.2]), constraint=PointIn(Box(-1.0, 1.0)), prox=L1Penalty(0.3)),
     "trust region": trust_region(0.1),
     "rows": ConvexRule(constraint=StepIn(L2Ball(0.1), None, rows=True)),
+    "a radius for each row": ConvexRule(constraint=StepIn(L2Ball(torch.tensor([0.1, 0.2, 0.3])), None, rows=True)),
     "mirror": exponentiated_gradient(0.2),
 }
 

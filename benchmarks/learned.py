@@ -12,10 +12,10 @@ loss), logistic regression (1e-4 of the gap), nets on the digits of scikit-learn
 metric learned by backpropagation through ten steps.
 
 Every rival (gradient descent, Adam, L-BFGS with strong Wolfe line search, all of torch) is tuned on tasks of the class: 13
-learning rates from 1e-3 to 10, judged by the median evaluations to the target. No setting of the learned
-rules was tuned by numbers, but one choice was made after seeing how held-out tasks went: that their safeguard makes no comparisons
-with gradient steps, `Safeguard(every=None)`, and not its default. Points of line searches count, since L-BFGS takes their gradients; the safeguard's trials evaluate losses alone and are
-reported apart.
+learning rates from 1e-3 to 10, judged by the median evaluations to the target. No setting of the learned rules was tuned by
+numbers, but one choice was made after seeing how held-out tasks went: that their safeguard makes no comparisons with
+gradient steps, `Safeguard(every=None)`, and not its default. Points of line searches count, since L-BFGS takes their
+gradients; the safeguard's trials evaluate losses alone and are reported apart.
 Everything runs on one thread.
 """
 

@@ -43,7 +43,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_rule(run, tmp_path, monkeypat
     monkeypatch.setattr(module, "sections", lambda learning: ())
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(*command, "--out", whole).code == 0
-    real = module.Learning.objective
+    real = module.LearningRun.objective
 
     def interrupted(self, step, meter):
         if step == 2:
@@ -51,7 +51,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_rule(run, tmp_path, monkeypat
         return real(self, step, meter)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Learning, "objective", interrupted)
+        patch.setattr(module.LearningRun, "objective", interrupted)
         assert run(*command, "--out", parts).code != 0
     assert run(*command, "--out", parts).code == 0
     one, other = (load_rule(path / "model" / "rule.safetensors").state_dict() for path in (whole, parts))  # pyright: ignore

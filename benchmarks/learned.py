@@ -12,10 +12,10 @@ loss), logistic regression (1e-4 of the gap), nets on the digits of scikit-learn
 metric learned by backpropagation through ten steps.
 
 Every rival (gradient descent, Adam, L-BFGS with strong Wolfe line search, all of torch) is tuned on tasks of the class: 13
-learning rates from 1e-3 to 10, judged by the median evaluations to the target. No setting of the learned
-rules was tuned by numbers, but one choice was made after seeing how held-out tasks went: that their safeguard makes no comparisons
-with gradient steps, `Safeguard(every=None)`, and not its default. Points of line searches count, since L-BFGS takes their gradients; the safeguard's trials evaluate losses alone and are
-reported apart.
+learning rates from 1e-3 to 10, judged by the median evaluations to the target. No setting of the learned rules was tuned by
+numbers, but one choice was made after seeing how held-out tasks went: that their safeguard makes no comparisons with
+gradient steps, `Safeguard(every=None)`, and not its default. Points of line searches count, since L-BFGS takes their
+gradients; the safeguard's trials evaluate losses alone and are reported apart.
 Everything runs on one thread.
 """
 
@@ -35,7 +35,7 @@ from featherlight.meter import Meter
 from featherlight.optim.learned import Tasks, evaluations_to, fit_greedy, relative_gaps
 from featherlight.optim.learned.meta_unroll import begin, take_steps
 from featherlight.recipes.learned.config import LearnedConfig
-from featherlight.recipes.learned.experiment import Learning
+from featherlight.recipes.learned.experiment import LearningRun
 from featherlight.recipes.learned.guarded import run_guarded
 from featherlight.recipes.learned.linear import LeastSquares
 from featherlight.recipes.learned.race import Runner, rivals, run_conjugate_gradients, run_rule, tuned
@@ -70,9 +70,9 @@ def one_step(seed: int) -> Row:
     return {"worst_gap": worst, "milliseconds": spread([1e3 * one for one in seconds])}
 
 
-def learned(config: LearnedConfig) -> tuple[Learning, float]:
+def learned(config: LearnedConfig) -> tuple[LearningRun, float]:
     """A rule that was learned as the recipe does it, and the seconds that took."""
-    learning = Learning(config)
+    learning = LearningRun(config)
     meter = Meter()
     optimizer = learning.learner.optimizer(config, learning.rule)
     schedule = SCHEDULES["cosine" if learning.learner.fresh else "constant"]
@@ -102,7 +102,7 @@ def _finite(value: Tensor) -> float | None:
     return float(value) if bool(value.isfinite()) else None
 
 
-def entered(learning: Learning, entrants: dict[str, Runner], evaluations: int) -> Row:
+def entered(learning: LearningRun, entrants: dict[str, Runner], evaluations: int) -> Row:
     """Some optimizers on the held-out tasks of a class."""
     goal, held_out = learning.problems.target, learning.held_out
     found = {name: judged(run, held_out, evaluations, goal) for name, run in entrants.items()}
@@ -111,7 +111,7 @@ def entered(learning: Learning, entrants: dict[str, Runner], evaluations: int) -
 
 def rival_row(problem: str, seed: int, name: str, *, held_out: int, tuning: int) -> Row:
     """A rival, tuned on tasks of the class."""
-    learning = Learning(LearnedConfig(problem=problem, held_out=held_out, seed=seed))  # pyright: ignore[reportArgumentType]
+    learning = LearningRun(LearnedConfig(problem=problem, held_out=held_out, seed=seed))  # pyright: ignore[reportArgumentType]
     goal, tasks = learning.problems.target, learning.tuning().at(torch.arange(tuning))
     (quick,) = (one for one in rivals(**RATES, solved=goal) if one.name == name)
     (rival,) = (one for one in rivals(**RATES) if one.name == name)

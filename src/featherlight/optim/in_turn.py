@@ -1,16 +1,15 @@
 """Several optimizers as one, each with an objective of its own."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from featherlight.objective import Objective, ObjectivesInTurn
+from featherlight.optim._several import SeveralOptimizers
 
 
-class OptimizersInTurn(torch.optim.Optimizer):
+class OptimizersInTurn(SeveralOptimizers):
     """Steps with each of several optimizers in turn on its part of a `featherlight.objective.ObjectivesInTurn`.
 
     Schedulers, saves and loads see one optimizer: the groups of all, in order, and one state.
@@ -30,19 +29,6 @@ class OptimizersInTurn(torch.optim.Optimizer):
 
     The optimizers keep all they must not lose in `state` and `param_groups`, as torch's do.
     """
-
-    replayable = False
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        if not optimizers:
-            raise ValueError(
-                "`optimizers` is empty, so nothing would be trained. Give one for each part of the objective."
-            )
-        self.optimizers = tuple(optimizers)
-        super().__init__([group for one in optimizers for group in one.param_groups], {})
-        for one in optimizers:
-            self.state.update(one.state)
-        self._hand_out()
 
     def step(self, closure: Objective) -> Float[Tensor, ""]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of each optimizer; returns the loss of the first.
@@ -66,19 +52,3 @@ class OptimizersInTurn(torch.optim.Optimizer):
             )
         losses: list[Any] = [one.step(part()) for one, part in zip(self.optimizers, parts, strict=True)]  # pyright: ignore
         return losses[0]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        super().load_state_dict(state_dict)
-        self._hand_out()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
-
-    def _hand_out(self) -> None:
-        """Lets all optimizers work on this one's groups and state."""
-        start = 0
-        for one in self.optimizers:
-            stop = start + len(one.param_groups)
-            one.param_groups, one.state = self.param_groups[start:stop], self.state
-            start = stop

@@ -37,7 +37,8 @@ def test_the_names_of_configs_are_those_of_the_tables():
 @pytest.mark.parametrize("network", ARCHITECTURES)
 def test_every_classic_is_built_for_the_images_and_comes_back_from_its_directory(network, tmp_path):
     known = images(32, 3) if network in ("alexnet", "vit", "resnet18") else images()
-    made = build_network(ClassifyConfig(network=network, width=0.25), known)
+    width = 1.0 if network.startswith(("lenet", "caffe", "vit")) else 0.25
+    made = build_network(ClassifyConfig(network=network, width=width), known)
     assert isinstance(made.model, ImageClassifier)
     write_network(tmp_path / "model", made.model, made.classes)
     again = read_network(tmp_path / "model")
@@ -60,6 +61,7 @@ def test_every_classic_is_built_for_the_images_and_comes_back_from_its_directory
         ({"network": "lenet5"}, images(20), "an even number smaller by up to 8; got 20x20"),
         ({"network": "resnet8"}, images(28, height=20), "takes square images.*20x28"),
         ({"network": "small", "norm": "batch"}, images(), "`norm` is of the classics"),
+        ({"network": "vit", "width": 0.5}, images(), "the network is `vit`, which has one size; got 0.5"),
         ({"network": "resnet8", "width": 0.0}, images(), "`width` must be a finite positive number; got 0.0"),
         ({"network": "resnet8", "norm": "group", "norm_groups": 3}, images(), "must divide the channels"),
     ],

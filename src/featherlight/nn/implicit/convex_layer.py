@@ -6,7 +6,6 @@ Legend of shapes: ... samples (any number of axes), N coordinates, R factors.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +27,7 @@ from featherlight.solvers.convex import (
     LowRankMetric,
     Metric,
     Simplex,
+    make_cvxpy_layer,
     solve_convex_step,
 )
 
@@ -45,17 +45,25 @@ class LearnedMetric(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedDiagonal:
+class _Floored:
+    """With a smallest curvature."""
+
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor < 1:
+            raise ValueError(
+                f"`floor` must be in (0, 1), the smallest curvature of a metric that starts near I; got {self.floor}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedDiagonal(_Floored):
     """A learned diagonal: softplus(p) + floor, 1 at the start.
 
     Args:
         floor: smallest curvature, above 0.
     """
-
-    floor: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_floor(self.floor)
 
     def parameters(self, dim: int) -> dict[str, Tensor]:
         """See LearnedMetric."""
@@ -67,7 +75,7 @@ class LearnedDiagonal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedLowRank:
+class LearnedLowRank(_Floored):
     """A learned diagonal and a few learned factors, small normal numbers at the start.
 
     Args:
@@ -76,10 +84,9 @@ class LearnedLowRank:
     """
 
     rank: int
-    floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_floor(self.floor)
+        super().__post_init__()
         if self.rank < 1:
             raise ValueError(f"`rank` must be at least 1; got {self.rank}. Without factors take LearnedDiagonal().")
 
@@ -94,17 +101,12 @@ class LearnedLowRank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedFull:
+class LearnedFull(_Floored):
     """A learned matrix: F F' + floor I, near I at the start.
 
     Args:
         floor: smallest curvature, above 0.
     """
-
-    floor: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_floor(self.floor)
 
     def parameters(self, dim: int) -> dict[str, Tensor]:
         """See LearnedMetric."""
@@ -213,13 +215,6 @@ def _softplus_inverse(value: float) -> float:
     return value + math.log(-math.expm1(-value))
 
 
-def _check_floor(floor: float) -> None:
-    if not 0 < floor < 1:
-        raise ValueError(
-            f"`floor` must be in (0, 1), the smallest curvature of a metric that starts near I; got {floor}."
-        )
-
-
 class CvxpyProgram(nn.Module):
     """The minimum of any convex program that cvxpy can state, through cvxpylayers: the extra `cvxpy`.
 
@@ -245,24 +240,12 @@ class CvxpyProgram(nn.Module):
         solver_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if find_spec("cvxpylayers") is None:
-            raise ValueError(
-                "programs of cvxpy are solved by cvxpylayers, which is not installed: pip install 'featherlight[cvxpy]'. "
-                "ConvexLayer needs no extra."
-            )
-        if not problem.is_dpp():
-            raise ValueError(
-                "the problem is convex only for fixed parameters (`problem.is_dpp()` is False), so it has no derivative "
-                "in them. Let each parameter enter linearly: for a quadratic form take sum_squares(factor @ variable)."
-            )
-        from cvxpylayers.torch.cvxpylayer import CvxpyLayer
-
         learned = {} if learned is None else learned
+        self._layer = make_cvxpy_layer(problem, [*inputs, *learned], [output])
         self._shapes, self._size = [tuple(each.shape) for each in inputs], tuple(output.shape)
         self._solver_args = {"eps": 1e-10} if solver_args is None else dict(solver_args)
         for name in ("n_jobs_forward", "n_jobs_backward"):
             self._solver_args.setdefault(name, torch.get_num_threads())
-        self._layer = CvxpyLayer(problem, parameters=[*inputs, *learned], variables=[output])
         self._learned = nn.ParameterList([nn.Parameter(value.detach().clone()) for value in learned.values()])
 
     def forward(self, *inputs: Tensor) -> ImplicitResult:

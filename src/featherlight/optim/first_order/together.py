@@ -1,15 +1,16 @@
 """Several optimizers of different parameters that go by one gradient, and Muon with AdamW as the case in point."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon
 
+from featherlight.optim._several import SeveralOptimizers
 
-class OptimizersTogether(torch.optim.Optimizer):
+
+class OptimizersTogether(SeveralOptimizers):
     """Evaluates an objective once and steps with each of several optimizers of different parameters.
 
     Schedulers, saves and loads see one optimizer: the groups of all, in order, and one state.
@@ -26,17 +27,6 @@ class OptimizersTogether(torch.optim.Optimizer):
 
     The optimizers keep all they must not lose in `state` and `param_groups`, as torch's do, and need no closure.
     """
-
-    replayable = False
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        if not optimizers:
-            raise ValueError("`optimizers` is empty, so nothing would be trained. Give at least one.")
-        self.optimizers = tuple(optimizers)
-        super().__init__([group for one in optimizers for group in one.param_groups], {})
-        for one in optimizers:
-            self.state.update(one.state)
-        self._hand_out()
 
     @torch.no_grad()
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -55,22 +45,6 @@ class OptimizersTogether(torch.optim.Optimizer):
         for one in self.optimizers:
             one.step()
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        super().load_state_dict(state_dict)
-        self._hand_out()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
-
-    def _hand_out(self) -> None:
-        """Lets all optimizers work on this one's groups and state."""
-        start = 0
-        for one in self.optimizers:
-            stop = start + len(one.param_groups)
-            one.param_groups, one.state = self.param_groups[start:stop], self.state
-            start = stop
 
 
 def muon_with_adamw(

@@ -1,7 +1,6 @@
 """A step that is a user's own convex program, through cvxpylayers."""
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from featherlight.optim.learned.convex_update import ConvexUpdate
 from featherlight.optim.learned.metrics import class_mismatch
 from featherlight.optim.learned.protocols import Tensors
 from featherlight.optim.learned.safeguard import Safeguard
+from featherlight.solvers.convex import make_cvxpy_layer
 
 if TYPE_CHECKING:
     import cvxpy
@@ -83,7 +83,7 @@ class CvxpyRule(nn.Module):
         self.uses_points, self.uses_steps = bool(points), bool(last_steps)
         self.learned = nn.ParameterList([value.detach().clone() for value in given.values()])
         self.solver_args = dict(solver_args or {})
-        self.layer = _layer(problem, self.order, list(variables))
+        self.layer = make_cvxpy_layer(problem, self.order, variables)
 
     def init(self, points: Tensors) -> CvxpyState:
         """No steps so far; raises ValueError for tensors of other shapes than the variables."""
@@ -143,19 +143,3 @@ def CvxpyUpdate(
         )
     rule = CvxpyRule(problem, variables, solver_args=solver_args, **parameters)
     return ConvexUpdate(params, rule, lr=lr, weight_decay=weight_decay, safeguard=safeguard)
-
-
-def _layer(problem: "cvxpy.Problem", parameters: list[Any], variables: list[Any]) -> Any:
-    try:
-        layers = import_module("cvxpylayers.torch")
-    except ImportError as error:
-        raise ValueError(
-            "programs of one's own need cvxpylayers, which is not installed: `pip install featherlight[cvxpy]`. Metrics, balls, "
-            "boxes, simplices and penalties need no extra: see ConvexUpdate."
-        ) from error
-    if not problem.is_dpp():
-        raise ValueError(
-            "the problem is not a disciplined parametrized program (cvxpy: `problem.is_dpp()`), so it has no derivative. A "
-            "product of two parameters is the usual reason: make it one parameter."
-        )
-    return layers.CvxpyLayer(problem, parameters=parameters, variables=variables)

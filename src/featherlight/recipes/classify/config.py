@@ -21,6 +21,8 @@ NetworkName = Literal[
 NormName = Literal["batch", "instance", "layer", "group", "none"]
 """Normalizations by the names that configs use."""
 
+_SCALED = ("alexnet", "resnet8", "resnet20", "resnet18", "mobilenet")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -109,6 +111,11 @@ class ClassifyConfig:
             raise ValueError(f"`channels` must be one or more positive numbers; got {list(self.channels)}.")
         if not 0 < self.width < float("inf"):
             raise ValueError(f"`width` must be a finite positive number; got {self.width}.")
+        if self.width != 1 and self.network not in _SCALED:
+            raise ValueError(
+                f"`width` is of {', '.join(_SCALED)}, and the network is `{self.network}`, which has one size; got {self.width}. "
+                "Leave it at 1, or take another `network`."
+            )
         if self.network == "small" and self.norm is not None:
             raise ValueError(
                 f"`norm` is of the classics, and the network is `small`; got {self.norm!r}. Set "

@@ -90,7 +90,8 @@ def _resolved(config: ClassifyConfig, network: Network) -> ClassifyConfig:
     lr = given.lr if given.lr is not None else LEARNING_RATES.get(config.method, method.default_lr)
     names = ("channels", "norm_groups", "pool", "network", "norm", "width")
     taken = {name: value for name, value in network.model.settings.items() if name in names}
-    taken |= {"channels": tuple(taken["channels"]), "network": "small"} if "channels" in taken else {}
+    if "channels" in taken:
+        taken |= {"channels": tuple(taken["channels"]), "network": "small", "norm": None, "width": 1.0}
     schedule = given.schedule if method.scheduled else "constant"
     return replace(config, **taken, optimizer=replace(given, lr=lr, schedule=schedule))
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device
-from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
+from featherlight.objective import BatchObjective, Objective, finite
+from featherlight.recipes.by_gradients import build_optimizer, clipped, settled
 from featherlight.recipes.forecast.config import ForecastConfig
 from featherlight.recipes.forecast.linear import LinearModel, fit_linear, root_mean_square
 from featherlight.recipes.forecast.network import Forecaster, build_forecaster, write_forecaster
 from featherlight.recipes.forecast.records import Records, load_records
-from featherlight.recipes.methods import METHODS, Setup
+from featherlight.recipes.methods import METHODS
 from featherlight.report import LineChart, Section, Table
 from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace, weights_digest
 from featherlight.trainer.loop import Budget
@@ -35,28 +35,25 @@ def build_experiment(config: ForecastConfig, workspace: Workspace) -> Experiment
     Raises:
         ValueError: bad data or choices.
     """
-    known = [name for name, method in METHODS.items() if not method.replayable]
-    if config.method not in known:
-        raise ValueError(f"`method` must be one of {', '.join(known)} for forecasters; got {config.method!r}.")
+    optimizer = settled(config, "forecasters")
     records = load_records(config.data)
     if (least := min(map(len, (records.train, records.valid, records.test)))) < config.window:
         raise ValueError(
             f"a record of {config.data} has {least} samples, fewer than `window`, {config.window}. Lower it."
         )
-    given, method = config.optimizer, METHODS[config.method]
-    lr = method.default_lr if given.lr is None else given.lr
-    schedule = given.schedule if method.scheduled else "constant"
-    resolved = replace(config, optimizer=replace(given, lr=lr, schedule=schedule))
+    resolved = replace(config, optimizer=optimizer)
     run = _Run(resolved, records)
     return Experiment(
         model=run.model,
         stages=[
             Stage(
-                optimizer=lambda journal, meter: run.optimizer(meter),
+                optimizer=lambda journal, meter: build_optimizer(
+                    resolved, run.model, meter, head=run.model.network.head
+                ),
                 objective=run.objective,
                 budget=Budget(steps=config.steps),
-                schedule=SCHEDULES[schedule],
-                training=method.dropout,
+                schedule=SCHEDULES[optimizer.schedule],
+                training=METHODS[config.method].dropout,
             )
         ],
         evaluate=run.evaluate,
@@ -81,21 +78,6 @@ class _Run:
         self.device = default_device(config.device)
         self.model: Forecaster = build_forecaster(config, records.train).to(self.device)
 
-    def optimizer(self, meter: Meter) -> Optimizer:
-        config = self.config
-        assert config.optimizer.lr is not None, "the config is resolved"
-        setup = Setup(
-            model=self.model,
-            head=self.model.network.head,
-            lr=config.optimizer.lr,
-            settings=config.optimizer,
-            batch=config.batch,
-            seed=config.seed,
-            journal=None,
-            meter=meter,
-        )
-        return METHODS[config.method].build(setup)
-
     def objective(self, step: int, meter: Meter) -> Objective:
         config = self.config
         train = self.records.train
@@ -109,8 +91,7 @@ class _Run:
             dropout_seed=config.seed + step,
             meter=meter,
         )
-        clip = config.optimizer.clip
-        return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
+        return clipped(config, objective, self.model)
 
     def _losses(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "B"]:
         return self.model.relative_losses(batch["inputs"], batch["outputs"], washout=self.config.washout)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device, generate
-from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
+from featherlight.objective import BatchObjective, Objective, finite
+from featherlight.recipes.by_gradients import build_optimizer, clipped
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.text.config import LanguageConfig
 from featherlight.recipes.text.networks import (
     about_language,
-    build_optimizer,
     language_network,
     settled,
     write_model,
@@ -92,8 +92,7 @@ class _Writer:
             dropout_seed=self.config.seed + step,
             meter=meter,
         )
-        clip = self.config.optimizer.clip
-        return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
+        return clipped(self.config, objective, self.model)
 
     def evaluate(self) -> Sequence[Evaluation]:
         loss = self._loss(self.config.evaluated)

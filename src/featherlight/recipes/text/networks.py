@@ -1,15 +1,13 @@
 """The networks of text by the names that configs use, and models of text as directories."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from featherlight.meter import Meter
 from featherlight.nn.models import (
     BatchNorm,
     BlockShape,
@@ -29,9 +27,8 @@ from featherlight.nn.models import (
     Sinusoidal,
 )
 from featherlight.objective import seeded_random
-from featherlight.recipes import model_files
+from featherlight.recipes import by_gradients, model_files
 from featherlight.recipes.config import from_mapping, to_mapping
-from featherlight.recipes.methods import METHODS, Setup
 from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.text.config import TextNetworkConfig, TextTrainingConfig
 from featherlight.recipes.text.vocabulary import Vocabulary
@@ -100,30 +97,9 @@ def translation_network(config: TextNetworkConfig, num_tokens: int, max_length: 
         )
 
 
-def build_optimizer(config: TextTrainingConfig, model: nn.Module, meter: Meter) -> Optimizer:
-    """The optimizer of the method of a config with every choice made."""
-    assert config.optimizer.lr is not None, "the config is settled"
-    setup = Setup(
-        model=model,
-        head=None,
-        lr=config.optimizer.lr,
-        settings=config.optimizer,
-        batch=config.batch,
-        seed=config.seed,
-        journal=None,
-        meter=meter,
-    )
-    return METHODS[config.method].build(setup)
-
-
 def settled(config: TextTrainingConfig) -> OptimizerConfig:
     """How the weights are moved, with every choice made; raises ValueError unless the method needs no journal."""
-    known = [key for key, method in METHODS.items() if not method.replayable]
-    if config.method not in known:
-        raise ValueError(f"`method` must be one of {', '.join(known)} for models of text; got {config.method!r}.")
-    given, method = config.optimizer, METHODS[config.method]
-    lr = LEARNING_RATES.get(config.method, method.default_lr) if given.lr is None else given.lr
-    return replace(given, lr=lr, schedule=given.schedule if method.scheduled else "constant")
+    return by_gradients.settled(config, "models of text", LEARNING_RATES)
 
 
 def write_model(path: Path, model: nn.Module, about: dict[str, Any]) -> None:

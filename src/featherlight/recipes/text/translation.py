@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device
-from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
+from featherlight.objective import BatchObjective, Objective, finite
+from featherlight.recipes.by_gradients import build_optimizer, clipped
 from featherlight.recipes.config import to_mapping
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.text.config import TranslationConfig
 from featherlight.recipes.text.networks import (
-    build_optimizer,
     settled,
     translation_network,
     write_model,
@@ -137,8 +137,7 @@ class _Translator:
             dropout_seed=self.config.seed + step,
             meter=meter,
         )
-        clip = self.config.optimizer.clip
-        return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
+        return clipped(self.config, objective, self.model)
 
     def evaluate(self) -> Sequence[Evaluation]:
         pairs = draw_pairs(self.config, self.config.evaluated, _VALID)

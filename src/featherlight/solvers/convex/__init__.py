@@ -11,6 +11,7 @@ from featherlight.solvers.convex.constraints import (
     LinfBall,
     Simplex,
 )
+from featherlight.solvers.convex.cvxpy_layer import make_cvxpy_layer
 from featherlight.solvers.convex.metrics import DiagonalMetric, FullMetric, KroneckerMetric, LowRankMetric, Metric
 from featherlight.solvers.convex.outcome import ConvexError, ConvexSolution, ConvexStatus
 from featherlight.solvers.convex.step import solve_convex_step
@@ -33,5 +34,6 @@ __all__ = [
     "LowRankMetric",
     "Metric",
     "Simplex",
+    "make_cvxpy_layer",
     "solve_convex_step",
 ]

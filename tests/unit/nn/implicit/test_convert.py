@@ -298,6 +298,31 @@ class Halved(nn.Module):
         return x / 2 if x.sum() > 0 else x
 
 
+class InPlace(nn.Module):
+    """Tensors that are changed after others were made of them, or are one with them."""
+
+    def __init__(self, *, viewed: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
+        self.viewed = viewed
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        same, view = h, h[:, :2]
+        y = self.last(self.relu(h)) + h
+        h *= 2.0
+        h += 0.5
+        return y + h - same / 3 + (view.sum(1, keepdim=True) if self.viewed else 0.0)
+
+
+def test_what_is_changed_in_place_is_changed_wherever_it_is_used() -> None:
+    torch.manual_seed(0)
+    model, u = InPlace(viewed=False).double().eval(), torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(FeedForward(to_implicit(model, (4,)))(u).values, model(u))
+    with pytest.raises(ValueError, match="changes a tensor in place of which `getitem` is a view"):
+        to_implicit(InPlace(viewed=True).eval(), (4,))
+
+
 def test_a_rule_for_a_module_of_ones_own() -> None:
     def halve(module: nn.Module, x: Signal) -> Signal:
         return x.scaled(0.5)

@@ -1,6 +1,7 @@
 """Convex programs as layers: what holds of their outputs, what is learned, failures by sample, and cvxpy's programs."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from featherlight.nn.implicit import (
     LearnedFull,
     LearnedLowRank,
     LearnedMetric,
-    convex_layer,
 )
 from featherlight.solvers.convex import (
     AffineEquality,
@@ -152,6 +152,6 @@ def test_a_program_of_cvxpy_is_a_layer() -> None:
 
 
 def test_without_cvxpylayers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convex_layer, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "cvxpylayers.torch", None)
     with pytest.raises(ValueError, match=r"pip install 'featherlight\[cvxpy\]'"):
         CvxpyProgram(None, inputs=[], output=None)

@@ -60,6 +60,6 @@ def test_bad_programs_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         rule.update(point, rule.init(point), point)
     monkeypatch.setitem(sys.modules, "cvxpylayers.torch", None)
     with pytest.raises(
-        ValueError, match=r"need cvxpylayers, which is not installed: `pip install featherlight\[cvxpy\]`"
+        ValueError, match=r"need cvxpylayers, which is not installed: pip install 'featherlight\[cvxpy\]'"
     ):
         CvxpyUpdate(problem, parameters, variables, [nn.Parameter(torch.zeros(SIZE))])

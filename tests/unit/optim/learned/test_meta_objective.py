@@ -45,7 +45,12 @@ def rule() -> ConvexRule:
 
 def gradients(objective: MetaObjective) -> list[Tensor]:
     objective()
-    return [p.grad.clone() for p in objective.module.parameters() if p.grad is not None]
+    return [p.grad.clone() for p in learned(objective) if p.grad is not None]
+
+
+def learned(objective: MetaObjective) -> list[nn.Parameter]:
+    assert isinstance(objective.rule, nn.Module)
+    return list(objective.rule.parameters())
 
 
 def test_the_gradient_is_that_of_steps_written_out():
@@ -109,7 +114,7 @@ def test_a_task_whose_gradient_alone_is_not_finite_is_dropped():
     objective = MetaObjective(rule(), some, 1, score=last_loss)
     objective()
     assert objective.dropped == [1]
-    assert all(bool(p.grad.isfinite().all()) for p in objective.module.parameters() if p.grad is not None)
+    assert all(bool(p.grad.isfinite().all()) for p in learned(objective) if p.grad is not None)
 
 
 @pytest.mark.parametrize("forward_only", [False, True])

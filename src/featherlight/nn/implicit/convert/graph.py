@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from featherlight.nn.implicit.activations import RELU, SIGMOID, TANH, leaky_relu
 from featherlight.nn.implicit.convert.assembly import assembled
+from featherlight.nn.implicit.convert.in_place import VIEWS, SharedMemory
 from featherlight.nn.implicit.convert.modules import REASONS, RULES, Rule
 from featherlight.nn.implicit.convert.signal import Signal, joined
 from featherlight.nn.implicit.convert.sparse import sparse
@@ -63,10 +64,29 @@ def to_implicit(
         return assembled(output, len(inputs.bias))
 
 
+class _Value(fx.Proxy):
+    """Records `x += y` as what it is; a Proxy of torch.fx takes it for `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
         self.leaves = leaves
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) in self.leaves or super().is_leaf_module(m, module_qualified_name)
@@ -84,6 +104,7 @@ def _traced(root: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
 
 def _followed(root: nn.Module, graph: fx.Graph, inputs: Signal, rules: Mapping[type[nn.Module], Rule]) -> Any:
     found: dict[fx.Node, Any] = {}
+    memory = SharedMemory(root, graph)
 
     def value(node: fx.Node) -> Any:
         return found[node]
@@ -99,6 +120,8 @@ def _followed(root: nn.Module, graph: fx.Graph, inputs: Signal, rules: Mapping[t
             found[node] = operator.attrgetter(node.target)(root)
         else:
             found[node] = _made(root, node, rules, args, kwargs)
+            if memory.is_in_place(node):
+                memory.update(node, found)
     raise AssertionError("a graph ends in its output")
 
 
@@ -149,10 +172,7 @@ def _flat(args: Any) -> list[Any]:
     return [each for arg in args for each in (arg if isinstance(arg, tuple | list) else (arg,))]
 
 
-_REARRANGING = frozenset(
-    {"view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "expand", "unflatten", "movedim"}
-    | {"contiguous", "clone", "detach", "flip", "roll", "getitem", "select", "narrow"}
-)
+_REARRANGING = VIEWS | {"clone", "flip", "roll"}
 
 
 def _moved(name: str, x: Signal, *args: Any, **kwargs: Any) -> Signal:
@@ -250,6 +270,7 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "mul": _multiplied,
     "imul": _multiplied,
     "truediv": _divided,
+    "itruediv": _divided,
     "div": _divided,
     "neg": lambda x: x.scaled(-1.0),
     "relu": lambda x, inplace=False: x.activated(RELU),

@@ -59,7 +59,8 @@ def _of_journals(first: JournalContents, second: JournalContents) -> Sequence[Di
     headers = [{f"digest of the {name}": one.header.get(name) for name in names} for one in (first, second)]
     found = [Difference(what=name, first=a, second=b) for name, a, b in _unequal(*headers)]
     if first.fitted.keys() != second.fitted.keys() or any(
-        not torch.equal(tensor, second.fitted[name]) for name, tensor in first.fitted.items()
+        tensor.dtype != second.fitted[name].dtype or not torch.equal(tensor, second.fitted[name])
+        for name, tensor in first.fitted.items()
     ):
         found.append(Difference(what="weights before the first step", **_sides(("differ", "differ"))))
     return [*found, *_of_steps(first.records, second.records)]

@@ -30,49 +30,45 @@ class Box:
 
 
 @dataclass(frozen=True, eq=False)
-class LinfBall:
+class _Sized:
+    """With a radius."""
+
+    radius: Tensor | float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.radius, Tensor) and not 0 <= self.radius < float("inf"):
+            raise ValueError(f"a radius must be a finite number of at least 0; got {self.radius}.")
+
+
+@dataclass(frozen=True, eq=False)
+class LinfBall(_Sized):
     """max |x| <= radius.
 
     Args:
         radius: (B), at least 0, or a number.
     """
 
-    radius: Tensor | float
-
-    def __post_init__(self) -> None:
-        _check_radius(self.radius)
-
 
 @dataclass(frozen=True, eq=False)
-class L2Ball:
+class L2Ball(_Sized):
     """The Euclidean length of x is at most `radius`. Without a point the step itself is bounded: a trust region.
 
     Args:
         radius: (B), at least 0, or a number.
     """
 
-    radius: Tensor | float
-
-    def __post_init__(self) -> None:
-        _check_radius(self.radius)
-
 
 @dataclass(frozen=True, eq=False)
-class L1Ball:
+class L1Ball(_Sized):
     """sum |x| <= radius.
 
     Args:
         radius: (B), at least 0, or a number.
     """
 
-    radius: Tensor | float
-
-    def __post_init__(self) -> None:
-        _check_radius(self.radius)
-
 
 @dataclass(frozen=True, eq=False)
-class Simplex:
+class Simplex(_Sized):
     """x >= 0 and sum x = radius.
 
     Args:
@@ -80,9 +76,6 @@ class Simplex:
     """
 
     radius: Tensor | float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_radius(self.radius)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +135,3 @@ class EntropyMirror:
     def __post_init__(self) -> None:
         if not isinstance(self.strength, Tensor) and not 0 < self.strength < float("inf"):
             raise ValueError(f"`strength` must be a finite number above 0; got {self.strength}.")
-
-
-def _check_radius(radius: Tensor | float) -> None:
-    if not isinstance(radius, Tensor) and not 0 <= radius < float("inf"):
-        raise ValueError(f"a radius must be a finite number of at least 0; got {radius}.")

@@ -59,7 +59,7 @@ def settled(
 
 
 def build_optimizer(
-    config: TrainingConfig, model: nn.Module, meter: Meter, *, head: nn.Module | None = None
+    config: TrainingConfig, model: nn.Module, meter: Meter, *, head: nn.Linear | None = None
 ) -> Optimizer:
     """The optimizer of the method of a config with every choice made; `head` is the output layer, where one is told apart."""
     assert config.optimizer.lr is not None, "the config is settled"

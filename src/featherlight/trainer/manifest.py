@@ -61,7 +61,7 @@ def has_manifest(folder: Path) -> bool:
 def replace_directory(path: Path, write: Callable[[Path], None]) -> None:
     """Has `write` fill a directory beside `path`, adds a manifest, flushes everything to disk, and renames it to `path`.
 
-    What was at `path` before stays until the new one is on disk. A kill between the two renames leaves the old one as `.NAME.old`.
+    What was at `path` before stays until the new one is on disk; a kill between the two renames leaves it as `.NAME.old`.
     """
     beside, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
     shutil.rmtree(beside, ignore_errors=True)

@@ -1,7 +1,9 @@
 """A run that was stopped, killed or damaged: what goes on to the same bits, and what is refused."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from featherlight.recipes import command
 from featherlight.recipes.classify import experiment as module
 from featherlight.report import read_run
 from featherlight.trainer import files
@@ -159,3 +162,12 @@ def test_a_finished_run_without_its_page_gets_it(run, finished, tmp_path):
     (out / "report.html").unlink()
     assert run(*DIGITS, "--out", out).code == 0
     assert (out / "report.html").is_file()
+
+
+def test_an_interrupt_outside_of_the_steps_is_told(run, tmp_path, monkeypatch):
+    def loading(*_arguments: object, **_options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(command, "run_all", loading)
+    done = run("run", "implicit/interpolation", "--out", tmp_path / "run")
+    assert (done.code, done.err) == (130, "stopped; go on with the same command")

@@ -65,6 +65,18 @@ def execute(
         tell_all(done, plan.path / "report.html", as_json=as_json)
 
 
+@contextmanager
+def _said_where_interrupted(console: Console, world: World) -> Iterator[None]:
+    """Ctrl-C while steps are made ends them and is told with their number; elsewhere, as in loading, it comes here."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if world.size > 1:
+            raise
+        console.print("stopped; go on with the same command", highlight=False)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
 def carry_out(
     plan: Plan,
     *,
@@ -78,14 +90,16 @@ def carry_out(
     """Runs a plan, or in a dry run shows what it would do; raises as `execute` does."""
     if dry_run:
         show_plan(plan, as_json=as_json, console=console, world=world)
-    else:
+        return
+    with _said_where_interrupted(console, world):
         execute(plan, command=command, as_json=as_json, console=console, listeners=listeners, world=world)
 
 
 def go_on(path: Path, *, as_json: bool, console: Console, listeners: Listeners, world: World = ALONE) -> None:
     """Takes up the run of a directory; raises as `execute` does."""
     display = Display(console if world.is_first else None)
-    finished = resume(path, display=display, listeners=listeners, world=world)
+    with _said_where_interrupted(console, world):
+        finished = resume(path, display=display, listeners=listeners, world=world)
     if world.is_first:
         tell(path, finished, as_json=as_json, console=console)
     if finished.stopped != "finished":

@@ -277,7 +277,7 @@ def _outcomes(run: RunRecord) -> tuple[Quantity, ...]:
         rows += [
             Quantity(label=f"{name} {when}", value=value, text=in_metric(metric.name, value)) for when, value in stages
         ]
-    if loss:
+    if loss and (drawable(loss.start) or drawable(loss.last)):
         rows.append(Quantity(label="Loss at the start", value=loss.start, text=in_digits(loss.start)))
         rows.append(Quantity(label="Loss at the end", value=loss.last, text=in_digits(loss.last)))
     for event in run.events[:_MOST_EVENTS]:

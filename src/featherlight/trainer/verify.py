@@ -91,7 +91,7 @@ def _of_share(path: Path) -> Finding:
 
 
 def _said(contents: JournalContents) -> Finding:
-    text = f"{len(contents.records):,} steps, {len(contents.states):,} states of the weights noted"
+    text = f"steps: {len(contents.records):,}, states of the weights noted: {len(contents.states):,}"
     if contents.damage is not None:
         return Finding(part=str(contents.path), state="damaged", text=f"{contents.damage} ({text} before it)")
     return Finding(part=str(contents.path), state="intact", text=text)

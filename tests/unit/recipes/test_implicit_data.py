@@ -32,8 +32,10 @@ def test_bad_tables_and_functions_get_a_sentence(tmp_path):
 
     with pytest.raises(ValueError, match=r"'nowhere.csv' is neither a file nor one of boston, concrete"):
         read("nowhere.csv")
-    with pytest.raises(ValueError, match=r"the column 'b' of .* holds something that is not a number"):
-        read(table(tmp_path / "words.csv", "a,b\n1,x\n2,y\n"))
+    with pytest.raises(ValueError, match=r"the column 'b' of .* holds something that is not a number: 'x' in row 2"):
+        read(table(tmp_path / "words.csv", "a,b\n1,3\n2,x\n"))
+    with pytest.raises(ValueError, match=r"not a number: '' in row 2\. Fill it in, drop the row"):
+        read(table(tmp_path / "blank.csv", "a,b\n1,3\n,4\n"))
     with pytest.raises(ValueError, match=r"the column 'a' of .* has no finite number in row 2"):
         read(table(tmp_path / "gaps.csv", "a,b\n1,2\nnan,3\n"))
     with pytest.raises(ValueError, match="has the one column 'a', so there is nothing to foretell it from"):

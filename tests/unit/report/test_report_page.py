@@ -237,6 +237,11 @@ def test_losses_that_are_not_finite_are_gaps_and_said_to_be(write_run: WriteRun)
     assert "Loss at the end not a number" in page.text
 
 
+def test_losses_that_no_one_evaluated_have_no_rows(write_run: WriteRun) -> None:
+    page = page_of(write_run(summary=make_summary(loss={"start": None, "last": None})))
+    assert "Loss at the" not in page.text
+
+
 def test_a_run_without_one_finite_loss_has_a_page(write_run: WriteRun) -> None:
     metrics = [line | {"loss": math.nan} for line in make_metrics(30) if line["kind"] == "step"]
     page = page_of(write_run(summary=make_summary(stopped="not finite"), metrics=metrics))

@@ -313,7 +313,7 @@ def _checked(x: Tensor, inputs: tuple[Tensor, ...], times: Tensor | None) -> Ten
             )
     if times is None:
         return torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
-    steps = times.detach().diff()
+    steps = times.detach().flatten().diff()
     if times.ndim != 1 or len(times) < 2 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
         raise ValueError(f"`times` must be at least 2, all rising or all falling; got {times.tolist()}.")
     return times.to(x)

@@ -42,7 +42,7 @@ class ConvexUpdate(Optimizer):
     without; the rule's memory, and with a safeguard two more copies of the weights and one of the gradients.
 
     Raises:
-        ValueError: a rule and parts of one, a rule made for other shapes, numbers out of range.
+        ValueError: a rule and parts of one, a rule made for other shapes, numbers out of range, no parameter to move.
 
     Source: Gautam, Pfrommer, Sojoudi 2023 (arXiv 2303.16952); the safeguard is ours.
     """
@@ -70,6 +70,10 @@ class ConvexUpdate(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.rule = rule if rule is not None else ConvexRule(metric, memory, constraint=constraint, prox=prox)
         self.safeguard = safeguard
+        if not any(one.requires_grad for group in self.param_groups for one in group["params"]):
+            raise ValueError(
+                "none of the parameters requires a gradient, so there is nothing to move. Set `requires_grad` on some."
+            )
         with torch.no_grad():
             self._shapes, self._layout = _laid_out(self.rule.init(self._points()))
 

@@ -191,12 +191,16 @@ def _numbers(data: str, target: str | None) -> tuple[Rows, tuple[str, ...]]:
 
 
 def _column(cells: list, name: str, source: str) -> Tensor:
-    try:
-        values = torch.tensor([float("nan") if cell is None else float(cell) for cell in cells], dtype=torch.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"the column {name!r} of {source} holds something that is not a number. Leave the column out, or make it numbers."
-        ) from None
+    numbers = []
+    for row, cell in enumerate(cells, start=1):
+        try:
+            numbers.append(float("nan") if cell is None else float(cell))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the column {name!r} of {source} holds something that is not a number: {cell!r} in row {row}. Fill it in, "
+                "drop the row, or leave the column out."
+            ) from None
+    values = torch.tensor(numbers, dtype=torch.float64)
     if not bool(values.isfinite().all()):
         row = int(torch.nonzero(~values.isfinite())[0]) + 1
         raise ValueError(

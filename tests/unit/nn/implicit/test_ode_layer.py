@@ -135,6 +135,7 @@ def test_no_samples_and_autocast() -> None:
             lambda f: ODELayer(f)(torch.zeros(3, 1), times=torch.tensor([0.0, 1.0, 1.0])),
             r"all rising or all falling; got",
         ),
+        (lambda f: ODELayer(f)(torch.zeros(3, 1), times=torch.tensor(1.0)), r"`times` must be at least 2.*got 1\.0"),
         (lambda f: DormandPrince(relative_tolerance=0.0), r"`relative_tolerance` must be in \(0, 1\)"),
         (lambda f: RungeKutta4(steps=0), r"`steps` must be at least 1"),
     ],

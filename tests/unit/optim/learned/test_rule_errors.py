@@ -104,6 +104,11 @@ def test_a_step_that_cannot_be_made_leaves_the_weights_alone(options: dict[str, 
     assert bits_of(model) == before
 
 
+def test_parameters_that_are_all_frozen_are_refused() -> None:
+    with pytest.raises(ValueError, match="none of the parameters requires a gradient, so there is nothing to move"):
+        ConvexUpdate([torch.zeros(3)])
+
+
 class Broken:
     """An Objective whose loss or gradient is not a number."""
 

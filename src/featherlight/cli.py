@@ -275,7 +275,12 @@ def replay(
     if as_json:
         typer.echo(json.dumps(done | {"out": str(out)}))
         return
-    typer.echo(f"replayed {done['steps']:,} steps to {out}\nsha256 of the weights {done['sha256']}")
+    noted = (
+        ""
+        if done["trained_sha256"] is None
+        else f" (of the trained parameters {done['trained_sha256']}, as the run noted)"
+    )
+    typer.echo(f"replayed {done['steps']:,} steps to {out}\nsha256 of all weights {done['sha256']}{noted}")
     if done["damage"] is not None:
         _console.print(f"note: {done['damage']}", highlight=False, markup=False, soft_wrap=True)
 

@@ -65,7 +65,7 @@ def share(run: Path, out: Path) -> Shared:
         "base": contents.header.get("base"),
         "data": contents.header.get("data"),
         "steps": len(contents.records),
-        "weights": _final(contents),
+        "weights": contents.digest_at(len(contents.records)),
         "journal": file_digest(directory.journal),
     }
     parts = {
@@ -74,7 +74,7 @@ def share(run: Path, out: Path) -> Shared:
         _DIGESTS: json.dumps(digests, indent=1).encode(),
     }
     size = write_atomically(out, lambda file: file.write(_pack(parts)))
-    return Shared(path=out, size=size, steps=len(contents.records), weights=_final(contents))
+    return Shared(path=out, size=size, steps=len(contents.records), weights=contents.digest_at(len(contents.records)))
 
 
 def read_share(path: Path) -> JournalContents:
@@ -110,11 +110,6 @@ def is_share(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
-
-
-def _final(contents: JournalContents) -> str | None:
-    last = contents.states[-1] if contents.states else None
-    return last.weights.hex() if last is not None and last.steps == len(contents.records) else None
 
 
 def _pack(parts: dict[str, bytes]) -> bytes:

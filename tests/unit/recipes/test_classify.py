@@ -22,7 +22,7 @@ from featherlight.recipes.methods import METHODS
 from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.runner import run_one
 from featherlight.report import read_run
-from featherlight.trainer import Display, Experiment, Workspace
+from featherlight.trainer import Display, Experiment, Workspace, read_journal
 
 TINY = {"channels": (4, 8), "norm_groups": 2, "pool": False, "dropout": 0.0, "device": "cpu", "batch": 16}
 
@@ -191,7 +191,9 @@ def test_a_journal_and_the_base_are_the_trained_network(
     one = config(shapes, initial=initial, method="zo", head_start=True, norm_groups=norm_groups, seed=3)
     path = run(one, tmp_path / "run")
     done = use.replay(base if from_base else None, path / "journal", tmp_path / "again")
-    assert done == {"steps": 12, "sha256": done["sha256"], "damage": None}
+    assert done.keys() == {"steps", "sha256", "trained_sha256", "damage"}
+    assert (done["steps"], done["damage"]) == (12, None)
+    assert done["trained_sha256"] == read_journal(path / "journal").digest_at(12) is not None
     trained, again = (load_file(folder / "model.safetensors") for folder in (path / "model", tmp_path / "again"))
     assert trained.keys() == again.keys()
     assert all(torch.equal(trained[name], again[name]) for name in trained)

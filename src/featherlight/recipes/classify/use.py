@@ -32,7 +32,7 @@ def replay(
         track: shows how far it is.
 
     Returns:
-        Steps, the digest of all parameters, and a sentence on damage or None.
+        Steps, the digest of all parameters, that of the trained ones as the run noted it or None, and a sentence on damage or None.
 
     Raises:
         ValueError: another base, a damaged header, a journal of something else, or an `out` that exists.
@@ -52,4 +52,5 @@ def replay(
     digest = weights_digest(dict(model.named_parameters()))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_directory(out, lambda path: write_network(path, model, network.classes))
-    return {"steps": stop, "sha256": digest, "damage": contents.damage}
+    trained = contents.digest_at(stop)
+    return {"steps": stop, "sha256": digest, "trained_sha256": trained, "damage": contents.damage}

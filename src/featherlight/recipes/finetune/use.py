@@ -254,7 +254,8 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
         track: shows how far it is.
 
     Returns:
-        Steps, the digest of all weights (with adapters not yet merged), and a sentence on damage or None.
+        Steps, the digest of all weights (with adapters not yet merged), that of the trained ones as the run noted it or None,
+        and a sentence on damage or None.
 
     Raises:
         ValueError: another base model, a damaged header, or an `out` that exists.
@@ -280,7 +281,8 @@ def replay(base: str, journal: Path, out: Path, *, steps: int | None = None, tra
     out.parent.mkdir(parents=True, exist_ok=True)
     with quiet_loading():
         replace_directory(out, lambda path: save_pretrained(loaded, path, labels))
-    return {"steps": stop, "sha256": digest, "damage": contents.damage}
+    trained = contents.digest_at(stop)
+    return {"steps": stop, "sha256": digest, "trained_sha256": trained, "damage": contents.damage}
 
 
 def _find(path: Path) -> tuple[Path, Mapping[str, Any]]:

@@ -62,6 +62,10 @@ class JournalContents:
             raise ValueError(f"`steps` is {stop}, which is not among the {len(self.records)} steps of {self.path}.")
         return stop
 
+    def digest_at(self, steps: int) -> str | None:
+        """SHA-256 of the trained parameters after so many steps, hex, if it was noted there."""
+        return next((state.weights.hex() for state in self.states if state.steps == steps), None)
+
     def ends_of_runs(self, start: int, stop: int) -> Sequence[int]:
         """Where a replay pauses: at the states, and every so many steps."""
         pauses = {state.steps for state in self.states if start < state.steps < stop}

@@ -32,7 +32,8 @@ def replay(
         track: shows how far it is.
 
     Returns:
-        Steps, the digest of all parameters, that of the trained ones as the run noted it or None, and a sentence on damage or None.
+        Steps, the digest of all parameters, that of the trained ones as the run noted it or None, and a sentence on damage
+        or None.
 
     Raises:
         ValueError: another base, a damaged header, a journal of something else, or an `out` that exists.

@@ -26,6 +26,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _same_draws_in_any_order() -> None:
+    """Layers draw their first weights from torch's own generator; a test gets the same ones whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _keep_thread_count() -> Iterator[None]:
     before = torch.get_num_threads()
     yield

@@ -89,7 +89,7 @@ def cifar10_zo() -> ClassifyConfig:
     )
 
 
-@recipe(cost="about 10 minutes on 1 core", data=_MNIST_DATA)
+@recipe(cost="an estimated 10 minutes on 1 core", data=_MNIST_DATA)
 def lenet5_mnist() -> ClassifyConfig:
     """LeNet-5 as published in 1998, on MNIST moved by up to two pixels, with AdamW."""
     return _LENET5
@@ -108,25 +108,25 @@ def caffe_lenet_mnist() -> ClassifyConfig:
     )
 
 
-@recipe(cost="2 hours on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="an estimated 2 hours on 1 core", data=_CIFAR10_DATA)
 def resnet20_cifar10() -> ClassifyConfig:
     """ResNet-20 on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
     return _RESNET20
 
 
-@recipe(cost="3 hours on 1 core", data=_CIFAR10_DATA)
+@recipe(cost="an estimated 3 hours on 1 core", data=_CIFAR10_DATA)
 def alexnet_cifar10() -> ClassifyConfig:
     """AlexNet for 32x32 at half its width on CIFAR-10 (as JPEG), moved and mirrored, with AdamW."""
     return _ALEXNET
 
 
-@recipe(cost="40 minutes on 1 core", data=_GTSRB_DATA)
+@recipe(cost="an estimated 40 minutes on 1 core", data=_GTSRB_DATA)
 def resnet20_gtsrb() -> ClassifyConfig:
     """ResNet-20 on traffic signs, moved but never mirrored, with AdamW."""
     return replace(_RESNET20, data="gtsrb", augment=_SIGNS)
 
 
-@recipe(cost="an hour on 1 core", data=_GTSRB_DATA)
+@recipe(cost="an estimated hour on 1 core", data=_GTSRB_DATA)
 def alexnet_gtsrb() -> ClassifyConfig:
     """AlexNet for 32x32 at half its width on traffic signs, moved but never mirrored, with AdamW."""
     return replace(_ALEXNET, data="gtsrb", augment=_SIGNS)

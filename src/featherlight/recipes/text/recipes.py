@@ -18,20 +18,20 @@ _REVERSE = TranslationConfig(
 )
 
 
-@recipe(cost="25 minutes on 1 core", data=_DATA)
+@recipe(cost="an estimated 25 minutes on 1 core", data=_DATA)
 def shakespeare() -> LanguageConfig:
     """A small GPT on the characters of Shakespeare, with rotary positions."""
     return _GPT
 
 
-@recipe(cost="10 minutes on 1 core", data=_DATA)
+@recipe(cost="an estimated 10 minutes on 1 core", data=_DATA)
 def shakespeare_lstm() -> LanguageConfig:
     """An LSTM on the same text."""
     network = TextNetworkConfig(kind="lstm", width=256, blocks=1, dropout=0.1, tied=False)
     return replace(_GPT, network=network, optimizer=_RECURRENT)
 
 
-@recipe(cost="10 minutes on 1 core", data=_DATA)
+@recipe(cost="an estimated 10 minutes on 1 core", data=_DATA)
 def shakespeare_rnn() -> LanguageConfig:
     """A plain recurrent network on the same text."""
     network = TextNetworkConfig(kind="rnn", width=256, blocks=1, dropout=0.1, tied=False)

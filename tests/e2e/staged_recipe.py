@@ -1,4 +1,7 @@
-"""A recipe of two stages: the first trains what the second freezes, so a save of the second must hold both."""
+"""A recipe of two stages: the first trains what the second freezes, so a save of the second must hold both.
+
+The second is put through a transform that hides more and more of a weight, by what it counted in a buffer.
+"""
 
 import os
 import signal
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import parametrize
 
 from featherlight.objective import BatchObjective
 from featherlight.trainer import Budget, Evaluation, Experiment, Stage
@@ -14,6 +18,27 @@ from featherlight.trainer import Budget, Evaluation, Experiment, Stage
 
 def loss(model, batch):
     return (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean(1)
+
+
+class Mask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, weight):
+        return weight * (torch.arange(weight.shape[1]) >= self.updates / 3)
+
+
+class Hide:
+    def prepare(self, model):
+        parametrize.register_parametrization(model[1], "weight", Mask())
+
+    def update(self, model, progress):
+        assert 0 <= progress < 1, progress
+        model[1].parametrizations.weight[0].updates += 1
+
+    def convert(self, model):
+        parametrize.remove_parametrizations(model[1], "weight")
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,7 @@ class Two:
                 prepare=prepare,
                 objective=objective,
                 budget=Budget(steps=4 + 4 * number),
+                transforms=[Hide()] * number,
                 optimizer=lambda journal, meter: torch.optim.AdamW(model[number].parameters(), lr=0.1),
             )
 

@@ -129,7 +129,10 @@ def test_a_staged_run_that_is_interrupted_between_and_within_stages_ends_at_the_
         assert len(read_run(parts).steps) == at
     monkeypatch.delenv("INTERRUPT_AT")
     assert run("run", "tests.e2e.staged_recipe:two", "--out", parts).code == 0
-    assert same(load_file(whole / "model" / "w.safetensors"), load_file(parts / "model" / "w.safetensors"))
+    weights = load_file(whole / "model" / "w.safetensors")
+    assert same(weights, load_file(parts / "model" / "w.safetensors"))
+    assert set(weights) == {"0.weight", "0.bias", "1.weight", "1.bias"}, "the transform left a trace"
+    assert (weights["1.weight"] == 0).tolist() == [[True, True, True, False]], "8 updates hide 8/3 of the 4 columns"
     assert [point.step for point in read_run(parts).steps] == list(range(1, 13))
 
 

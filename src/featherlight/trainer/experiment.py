@@ -16,6 +16,7 @@ from featherlight.objective import Objective
 from featherlight.optim.zeroth_order import Journal
 from featherlight.trainer.loop import Budget
 from featherlight.trainer.progress import Display
+from featherlight.transforms import ModelTransform
 
 if TYPE_CHECKING:
     from featherlight.report import Section
@@ -56,6 +57,8 @@ class Stage:
         budget: when the stage ends.
         name: for people.
         schedule: of the learning rate.
+        transforms: what the model is put through: prepared before the optimizer is made, moved along before each step, and
+            baked in at the end of the stage. A run is journalled only without any.
         training: whether the model is in training mode during steps.
         measured: whether a step, by its number, is one to measure memory on. On a CPU the profiler notes each operation of
             it, which a step of very many forward passes has too many of.
@@ -69,6 +72,7 @@ class Stage:
     budget: Budget
     name: str = "training"
     schedule: Schedule = SCHEDULES["constant"]
+    transforms: Sequence[ModelTransform] = ()
     training: bool = True
     measured: Callable[[int], bool] = lambda step: True
     prepare: Callable[[], None] = lambda: None
@@ -128,6 +132,10 @@ class Experiment:
             raise ValueError("`stages` is empty, so there would be nothing to train. Give at least one Stage.")
         if self.replay is not None and len(self.stages) > 1:
             raise ValueError("a journal stands for one stage; leave `replay` None for a run of several.")
+        if self.replay is not None and any(stage.transforms for stage in self.stages):
+            raise ValueError(
+                "a journal does not hold what transforms do to a model; leave `replay` None for a run with any."
+            )
 
     @property
     def device(self) -> torch.device:

@@ -122,6 +122,7 @@ def fit(
     *,
     clock: Clock,
     scheduler: LRScheduler | None = None,
+    update: Callable[[float], None] = lambda progress: None,
     callbacks: Sequence[Callback] = (),
     until_step: int | None = None,
 ) -> None:
@@ -132,6 +133,7 @@ def fit(
         objective_at: the objective of a step, by its number from 0.
         clock: where the run stands; is moved on.
         scheduler: is stepped once a step.
+        update: moves the transforms of the model along before each step; is handed the share of the budget that is used up.
         callbacks: are told of each step, in order.
         until_step: stops there even if budget is left.
     """
@@ -139,6 +141,7 @@ def fit(
         while clock.progress < 1 and not clock.interrupted and clock.step != until_step:
             began = time.perf_counter()
             lr = float(optimizer.param_groups[0]["lr"])
+            update(clock.progress)
             loss = float(optimizer.step(objective_at(clock.step)))  # pyright: ignore[reportArgumentType, reportCallIssue]
             clock.tick(time.perf_counter() - began)
             if scheduler is not None:

@@ -30,6 +30,7 @@ from featherlight.trainer.saves import keep_save
 from featherlight.trainer.scores import Scores
 from featherlight.trainer.summary import Identity, write_summary
 from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
+from featherlight.transforms import TransformStack
 
 _PROFILED_STEPS = 2
 _SAVES_SHARE = 50
@@ -163,6 +164,8 @@ class Run:
         self.clock = self._clock(stage)
         if found is None:
             self._begin(stage)
+        transforms = TransformStack(stage.transforms)
+        transforms.prepare(self.experiment.model)
         journal = open_journal(self, found)
         with nullcontext() if journal is None else closing(journal), self.world.share(self.experiment.model) as team:
             optimizer = stage.optimizer(journal, self.meter)
@@ -180,7 +183,11 @@ class Run:
                     lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
                 )
                 adopt_evaluation_weights(optimizer, model=self.experiment.model, passes=self._passes())
+                transforms.convert(self.experiment.model)
                 return memory
+            except NonFiniteLossError:  # what is left is written all the same
+                transforms.convert(self.experiment.model)
+                raise
             finally:
                 self.optimizer = None
 
@@ -212,8 +219,11 @@ class Run:
     ) -> MemoryUse:
         with self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
-            go_on = partial(fit, optimizer, objective, clock=self.clock, scheduler=scheduler, callbacks=callbacks)
-            measured = _measured(self.experiment.stages[self.stage], self.clock.step)
+            stage = self.experiment.stages[self.stage]
+            update = partial(TransformStack(stage.transforms).update, self.experiment.model)
+            settings = {"clock": self.clock, "scheduler": scheduler, "update": update, "callbacks": callbacks}
+            go_on = partial(fit, optimizer, objective, **settings)
+            measured = _measured(stage, self.clock.step)
             if memory.training_peak is None and measured:
                 go_on(until_step=measured[0])
                 if self.clock.progress < 1 and not self.clock.interrupted:

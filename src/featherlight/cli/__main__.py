@@ -1,0 +1,3 @@
+from featherlight.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Networks on whole numbers of 8 bits."""

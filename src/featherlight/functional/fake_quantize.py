@@ -6,7 +6,6 @@ neighbour: what `QuantizeLinear` of ONNX does, and `torch.round`.
 Legend of shapes: C channels.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -102,7 +101,7 @@ class _Learned(torch.autograd.Function):
         units = x / scale
         rounded = torch.round(units) + zero_point
         kept = rounded.clamp(low, high)
-        ctx.save_for_backward(units, rounded, kept, scale, torch.as_tensor(zero_point))
+        ctx.save_for_backward(units, rounded, kept, scale, torch.as_tensor(zero_point, dtype=x.dtype, device=x.device))
         ctx.high = high
         return ((kept - zero_point) * scale).to(x.dtype)
 
@@ -115,6 +114,6 @@ class _Learned(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None, None
         slope = (kept - zero_point) - torch.where(inside, units, torch.zeros_like(units))
-        count = units.numel() / max(scale.numel(), 1)
-        damping = 1 / math.sqrt(count * max(float(ctx.high - zero_point.max()), 1.0))
+        count = units.numel() // max(scale.numel(), 1)
+        damping = (count * (ctx.high - zero_point).clamp(min=1)).rsqrt()
         return grad_x, (grad * slope).sum_to_size(scale.shape) * damping, None, None, None

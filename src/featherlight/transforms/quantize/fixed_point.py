@@ -103,3 +103,17 @@ def divided(numbers: Int[Tensor, "..."], divisor: int) -> Int[Tensor, "..."]:
     below = torch.div(numbers, divisor, rounding_mode="floor")
     twice = 2 * (numbers - below * divisor)
     return below + ((twice > divisor) | ((twice == divisor) & (below % 2 == 1)))
+
+
+def on_one_shift(first: Multipliers, second: Multipliers) -> tuple[int, int, int]:
+    """Mantissas of two single factors with one shift: `(m1, m2, shift)`.
+
+    Exact where one factor is at most 2**20 times the other; else the smaller loses what lies 2**-50 below the larger.
+    """
+    shifts = [int(one.shift_C) for one in (first, second)]
+    shift = min(max(shifts), min(shifts) + 20)
+    mantissas = [
+        int(one.mantissa_C) << shift - own if own <= shift else int(shifted(one.mantissa_C, own - shift))
+        for one, own in zip((first, second), shifts, strict=True)
+    ]
+    return mantissas[0], mantissas[1], shift

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from featherlight.transforms.quantize.fixed_point import Multipliers
@@ -137,7 +137,7 @@ def layer_factors(op: Layer, before: Grid, after: Grid) -> Multipliers:
 
     Source: Jacob et al. 2018, equation 5.
     """
-    return Multipliers.nearest(before.single * op.weight_scales.cpu() / after.single)
+    return Multipliers.nearest(sum_scales(op, before) / after.single)
 
 
 def ratio(before: Grid, after: Grid) -> Multipliers:
@@ -147,6 +147,11 @@ def ratio(before: Grid, after: Grid) -> Multipliers:
         ValueError: it is not between 0 and 2**30.
     """
     return Multipliers.nearest((before.single / after.single).reshape(1))
+
+
+def sum_scales(op: Layer, before: Grid) -> Float[Tensor, "O"]:
+    """What a unit of each channel's sum is worth: `S1 S2`, formed in float32."""
+    return before.single * op.weight_scales.cpu()
 
 
 def largest_sums(op: Layer, before: Grid) -> Int[Tensor, "O"]:
@@ -179,7 +184,7 @@ def _check_factors(op: Op, befores: tuple[Grid, ...], after: Grid | None) -> Non
         least, most = int(op.table.min()), int(op.table.max())
         if least < after.low or most > after.high:
             raise ValueError(
-                f"the table of `{op.output}` has numbers from {least} to {most}, beyond its grid from {after.low} to {after.high}."
+                f"the table of `{op.output}` has numbers from {least} to {most}, beyond its grid, {after.low} to {after.high}."
             )
 
 

@@ -22,7 +22,9 @@ def built_steps(model: nn.Module, example: Tensor, keep_float: Collection[str]) 
         some = ", ".join(list(modules)[1:4])
         raise ValueError(f"`keep_float` names {missing[0]!r}, which is no layer of the model (it has {some}, ...).")
     builder = Builder(model, set(keep_float), len(example))
-    for node in traced(model, example, keep_float).nodes:
+    graph = traced(model, example, keep_float)
+    _erase_unneeded(graph)
+    for node in graph.nodes:
         if node.op == "output":
             return tuple(builder.steps), _output(builder, node)
         if node.op == "placeholder":
@@ -30,6 +32,13 @@ def built_steps(model: nn.Module, example: Tensor, keep_float: Collection[str]) 
         elif any(one in builder.made for one in node.all_input_nodes):
             (_module if node.op == "call_module" else _operation)(builder, node)
     raise AssertionError("a graph ends in its output")
+
+
+def _erase_unneeded(graph: fx.Graph) -> None:
+    """Takes out what the output does not depend on, such as a slice that was asked for its shape alone."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
 
 
 def _input(builder: Builder, node: fx.Node) -> None:

@@ -1,6 +1,5 @@
 """What rules build steps with."""
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, cast
 
@@ -55,7 +54,9 @@ class Builder:
         where = f"the layer `{place}`" if place else f"{type(self.model).__name__} itself"
         kind = f" ({type_before_parametrizations(self.model.get_submodule(place)).__name__})" if place else ""
         hint = f'Leave it in float with keep_float=("{place}",)' if place else "Move that part into a layer of its own"
-        return NoIntegerFormError(f"{where}{kind} has no integer form: {why}. {hint}, or take another layer in its place.")
+        return NoIntegerFormError(
+            f"{where}{kind} has no integer form: {why}. {hint}, or take another layer in its place."
+        )
 
     def absorbed(self, node: fx.Node, x: fx.Node, kinds: type | tuple[type, ...], **changes: Any) -> bool:
         """Whether the step that makes `x` could take a node over, which it has then done."""

@@ -93,8 +93,8 @@ class _Ends:
             low, high = self.low[name], self.high[name]
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 raise ValueError(
-                    f"`{name}` is not finite on the calibration data (it reaches {low:g} to {high:g}), so that it has no range. Look "
-                    "for NaN in the weights, or overflow."
+                    f"`{name}` is not finite on the calibration data (it reaches {low:g} to {high:g}), so that it has no range. "
+                    "Look for NaN in the weights, or overflow."
                 )
             if low == high == 0:
                 raise ValueError(

@@ -1,12 +1,15 @@
 """Steps of a prepared model computed with whole numbers, held in float64, as its integer program computes them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from featherlight.transforms.quantize.fixed_point import divided, on_one_shift, shifted
-from featherlight.transforms.quantize.graph import QuantizedGraph
+from featherlight.transforms.quantize.graph import FROZEN, QuantizedGraph, quantized_graph
 from featherlight.transforms.quantize.integer_program import layer_factors, ratio, sum_scales
-from featherlight.transforms.quantize.lowering import Lowering
+from featherlight.transforms.quantize.lowering import Lowering, check_lowers
 from featherlight.transforms.quantize.steps import (
     AddStep,
     AverageStep,
@@ -49,7 +52,7 @@ class ExactSteps:
             case AverageStep():
                 return self._average(step, x[0]).to(made)
             case FunctionStep():
-                table = self._lowering._table(step).to(x[0].device)
+                table = self._lowering.table(step).to(x[0].device)
                 return self._value(step.output, table[self._graph.codes(step.input, x[0]).long()].double()).to(made)
             case _:
                 return made
@@ -94,3 +97,30 @@ class ExactSteps:
         sums = torch.round(averaged(step, units) * count).long()
         factor = ratio(self._graph.integer_grid(step.input), self._graph.integer_grid(step.output))
         return self._placed(step.output, divided(sums * int(factor.mantissa_C), count << int(factor.shift_C)))
+
+
+@contextmanager
+def simulated_integers(model: nn.Module) -> Iterator[None]:
+    """Inside the block a prepared model computes what its integer program computes, bit for bit.
+
+    Sums are formed with whole numbers and scaled by the fixed-point factors of the program; gradients are those of fake
+    quantization. BatchNorm uses its running statistics. Values are what the whole numbers stand for.
+
+    Args:
+        model: prepared, with 8 bits throughout and all ranges known.
+
+    Raises:
+        ValueError: the model has no integer program.
+
+    Cost: sums are formed in float64, and everything is computed twice.
+    """
+    graph = quantized_graph(model)
+    check_lowers(model)
+    phase = graph.phase.clone()
+    graph.exact = ExactSteps(model, graph)
+    graph.phase.fill_(FROZEN)
+    try:
+        yield
+    finally:
+        graph.exact = None
+        graph.phase.copy_(phase)

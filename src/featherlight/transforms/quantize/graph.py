@@ -1,8 +1,7 @@
 """The quantized graph of a model: its steps and quantizers, as a submodule that the model's own forward runs through."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any, Protocol, cast
 
@@ -51,7 +50,7 @@ class QuantizedGraph(nn.Module):
         activations: activation quantizers by the names of values.
         groups: names of the quantizers whose values share one grid, for each value that has one.
         phase: `OBSERVES`, `QUANTIZES` or `FROZEN`.
-        exact: whether steps compute with whole numbers, as `simulated_integers` has it.
+        exact: computes a step with whole numbers, as `simulated_integers` has it; None otherwise.
         recorder: is handed values that are to be put on grids, while calibrating; None otherwise.
     """
 
@@ -66,7 +65,7 @@ class QuantizedGraph(nn.Module):
         self.weights, self.activations = nn.ModuleDict(), nn.ModuleDict()
         self.groups: dict[str, tuple[str, ...]] = {}
         self.example_shape = tuple(example.shape[1:])
-        self.exact = False
+        self.exact: Callable[..., Tensor] | None = None
         self.recorder: Recorder | None = None
         first = self.steps[0]
         shape = [-1] + [1] * (example.ndim - 2)
@@ -85,18 +84,15 @@ class QuantizedGraph(nn.Module):
 
     def forward(self, model: nn.Module, x: Tensor) -> Tensor:
         """What the model returns for a batch."""
-        from featherlight.transforms.quantize.exact import ExactSteps  # it needs this module
-
         phase = int(self.phase)
-        exact = ExactSteps(model, self) if self.exact else None
         values = {self.input: self._standardized(x)}
         left = Counter(name for step in self.steps for name in inputs_of(step))
         left[self.output] += 1
         for step in self.steps:
             read = [values[name] for name in inputs_of(step)]
             made = self._placed(step, computed(step, model, self.weights, *read, frozen=phase == FROZEN), phase)
-            if exact is not None:
-                made = _InPlaceOf.apply(made, exact(step, made, *read))
+            if self.exact is not None:
+                made = _InPlaceOf.apply(made, self.exact(step, made, *read))
             values[step.output] = made
             for name in inputs_of(step):
                 left[name] -= 1
@@ -211,32 +207,6 @@ def detach(model: nn.Module) -> None:
     delattr(model, NAME)
 
 
-@contextmanager
-def simulated_integers(model: nn.Module) -> Iterator[None]:
-    """Inside the block a prepared model computes what its integer program computes, bit for bit.
-
-    Sums are formed with whole numbers and scaled by the fixed-point factors of the program; gradients are those of fake
-    quantization. BatchNorm uses its running statistics. Values are what the whole numbers stand for.
-
-    Args:
-        model: prepared, with 8 bits throughout and all ranges known.
-
-    Raises:
-        ValueError: the model has no integer program.
-
-    Cost: sums are formed in float64, and everything is computed twice.
-    """
-    graph = quantized_graph(model)
-    phase = graph.phase.clone()
-    graph.exact = True
-    graph.phase.fill_(FROZEN)
-    try:
-        yield
-    finally:
-        graph.exact = False
-        graph.phase.copy_(phase)
-
-
 class _InPlaceOf(torch.autograd.Function):
     """The second of two tensors, with the gradient of the first."""
 
@@ -252,4 +222,3 @@ class _InPlaceOf(torch.autograd.Function):
 def _forward(self: nn.Module, x: Tensor) -> Tensor:
     """Through the quantized graph of the model."""
     return quantized_graph(self)(self, x)
-

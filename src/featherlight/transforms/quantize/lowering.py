@@ -77,7 +77,7 @@ def to_integer_program(model: nn.Module) -> IntegerProgram:
     Source: Jacob et al. 2018, sections 2.2 to 2.4; folding: section 3.2.
     """
     graph = quantized_graph(model)
-    _check(model, graph)
+    check_lowers(model)
     lowering = Lowering(model, graph)
     ops = [op for step in graph.steps for op in lowering.ops(step)]
     last = lowering.name(graph.output)
@@ -117,7 +117,7 @@ class Lowering:
                 shape = {"kernel": step.kernel, "stride": step.stride, "padding": step.padding, "flat": step.flat}
                 return (AvgPool(input=self.name(step.input), output=out, **shape),)
             case FunctionStep():
-                return (Lookup(input=self.name(step.input), output=out, table=self._table(step)),)
+                return (Lookup(input=self.name(step.input), output=out, table=self.table(step)),)
             case ClampStep():
                 table = table_between(self.graph.integer_grid(step.input), self.graph.integer_grid(out))
                 return (Lookup(input=self.name(step.input), output=out, table=table),)
@@ -185,7 +185,8 @@ class Lowering:
                 sides = {"channels": step.channels, "rows": step.rows, "columns": step.columns}  # pyright: ignore[reportAttributeAccessIssue]
                 return ZeroPad(**made, **sides)
 
-    def _table(self, step: FunctionStep) -> Tensor:
+    def table(self, step: FunctionStep) -> Tensor:
+        """What stands for each whole number after functions of one number."""
         before, after = self.graph.integer_grid(step.input), self.graph.integer_grid(step.output)
         numbers = (torch.arange(256) - before.zero_point) * before.single
         with torch.no_grad():
@@ -194,7 +195,9 @@ class Lowering:
         return grid_codes(made, after.single, after.zero_point, after.low, after.high).to(torch.uint8)
 
 
-def _check(model: nn.Module, graph: QuantizedGraph) -> None:
+def check_lowers(model: nn.Module) -> None:
+    """Raises ValueError unless a prepared model has an integer program; the sentence says why not."""
+    graph = quantized_graph(model)
     for step in graph.steps:
         if isinstance(step, FloatStep | EmbeddingStep):
             why = "stays in float" if isinstance(step, FloatStep) else "reads token numbers and not floats"
@@ -238,9 +241,7 @@ def _signs(factor: Tensor, like: Tensor) -> Tensor:
     return torch.sign(factor).view(-1, *[1] * (like.ndim - 1))
 
 
-def _within_32_bits(
-    codes: Tensor, scales: Tensor, bias: Tensor, before: Grid
-) -> tuple[Tensor, Float[Tensor, "O"]]:
+def _within_32_bits(codes: Tensor, scales: Tensor, bias: Tensor, before: Grid) -> tuple[Tensor, Float[Tensor, "O"]]:
     """Whole numbers and float32 scales, coarser where the bias needs it and any where all weights are 0."""
     least = bias.abs() / (before.scale * _MOST_BIAS)
     largest = scales.amax() if float(scales.amax()) > 0 else torch.ones_like(scales.amax())
@@ -250,5 +251,3 @@ def _within_32_bits(
     coarser = ratio < 0.999
     moved = torch.round(codes * ratio.view(-1, *[1] * (codes.ndim - 1)))
     return torch.where(coarser.view(-1, *[1] * (codes.ndim - 1)), moved, codes), wanted
-
-

@@ -199,8 +199,8 @@ class WeightQuantizer(nn.Module):
         scale_C: the learned scales; None where they follow.
         shrink_C: share of the largest entry that ranges take in where they follow; 1 unless calibration has found better.
 
-    Source: Krishnamoorthi 2018, section 3.1.3; learned: Esser et al. 2020, who start from twice the mean, which is too coarse for 8
-    bits.
+    Source: Krishnamoorthi 2018, section 3.1.3; learned: Esser et al. 2020, who start from twice the mean, which is too coarse
+    for 8 bits.
     """
 
     shrink_C: Tensor

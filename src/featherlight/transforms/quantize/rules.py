@@ -38,7 +38,9 @@ def _layer(builder: Builder, node: fx.Node, module: Any, path: str, x: Any) -> N
         raise builder.refused(node, "it is used more than once, and each use would want scales of its own")
     builder.used_layers.add(path)
     if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
-        raise builder.refused(node, f"its padding is {module.padding_mode!r}, {module.padding!r}, not a number of zeros")
+        raise builder.refused(
+            node, f"its padding is {module.padding_mode!r}, {module.padding!r}, not a number of zeros"
+        )
     builder.put(node, LayerStep(output=node.name, input=builder.name(x, node), module=path))
 
 
@@ -241,7 +243,9 @@ def _concat(builder: Builder, node: fx.Node, tensors: Any, dim: int = 0) -> None
 
 def _item(builder: Builder, node: fx.Node, x: Any, index: Any) -> None:
     index = index if isinstance(index, tuple) else (index,)
-    strides = [one.step or 1 if isinstance(one, slice) and (one.start, one.stop) == (None, None) else 0 for one in index]
+    strides = [
+        one.step or 1 if isinstance(one, slice) and (one.start, one.stop) == (None, None) else 0 for one in index
+    ]
     if node.meta[VALUE].ndim != 4 or not 3 <= len(index) <= 4 or strides[:2] != [1, 1] or min(strides) < 1:
         raise builder.refused(node, "it picks places other than every so many rows and columns of maps")
     stride: Pair = (strides[2], strides[3] if len(strides) > 3 else 1)
@@ -271,7 +275,19 @@ def _plain(name: str) -> Callable[..., None]:
     return lambda builder, node, x, *args, **kwargs: _function(builder, node, partial(function, *args, **kwargs), x)
 
 
-_FUNCTIONS = ("tanh", "sigmoid", "silu", "hardswish", "hardsigmoid", "gelu", "elu", "leaky_relu", "softplus", "square", "abs")
+_FUNCTIONS = (
+    "tanh",
+    "sigmoid",
+    "silu",
+    "hardswish",
+    "hardsigmoid",
+    "gelu",
+    "elu",
+    "leaky_relu",
+    "softplus",
+    "square",
+    "abs",
+)
 _SHAPES = ("flatten", "reshape", "view", "unsqueeze", "squeeze", "unflatten")
 
 OPERATIONS: dict[str, Callable[..., None]] = {

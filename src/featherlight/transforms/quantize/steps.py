@@ -296,9 +296,7 @@ def normalized(norm: _BatchNorm, x: Tensor, *, frozen: bool) -> Tensor:
     return norm(x)
 
 
-def product(
-    module: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
+def product(module: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a layer makes with a weight and a bias that are not its own."""
     if isinstance(module, nn.Linear):
         return functional.linear(x, weight, bias)

@@ -41,10 +41,10 @@ def traced(model: nn.Module, example: Tensor, leaves: Collection[str]) -> fx.Gra
             return tracer.trace(model, concrete_args={one.name: one.default for one in others} or None)
         except (TraceError, TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError) as error:
             place = f"the layer `{tracer.place}`" if tracer.place else type(model).__name__
+            why = str(error).rstrip(".")
             raise ValueError(
-                f"{place} cannot be traced with an example of shape {tuple(example.shape)}: {str(error).rstrip('.')}. Where a path depends on "
-                "values there is no static graph. Give an example that the model takes, or leave that layer in float "
-                "(`keep_float`)."
+                f"{place} cannot be traced with an example of shape {tuple(example.shape)}: {why}. Where a path depends on "
+                "values there is no static graph. Give an example that the model takes, or leave that layer in float (`keep_float`)."
             ) from error
         finally:
             tracer.tidy()

@@ -132,8 +132,9 @@ class FakeQuantization:
     `to_integer_program`.
 
     Where a layer's weight has parametrizations, such as a mask, what they make is rounded. The grids of weights are one for
-    each channel and symmetric, so that rounding commutes with the factor of BatchNorm: `round(w / s) s g = round(w g / (s g)) s g`.
-    Folding with a correction to batch statistics, as the papers have it, is thereby what plain BatchNorm after a rounded layer
+    each channel and symmetric, so that rounding commutes with the factor g of BatchNorm: `round(w / s) s g` is
+    `round(w g / (s g)) s g`. Folding with a correction to batch statistics, as the papers have it, is thereby what plain
+    BatchNorm after a rounded layer
     computes, at the cost of one convolution; while training no jitter of batch statistics comes into the weights.
 
     Functions in a model's forward that know of training, such as `functional.dropout`, are those of evaluation while it is
@@ -209,11 +210,13 @@ class FakeQuantization:
                 if self.weights.least_squares:
                     quantizer.fit(weight)
                 graph.weights[name] = quantizer
-            is_last = name == graph.output and isinstance(step, LayerStep | FloatStep)
-            if isinstance(step, MOVES) or (is_last and (isinstance(step, FloatStep) or step.rectifier is None)):
+            leaves_sums = isinstance(step, FloatStep) or (isinstance(step, LayerStep) and step.rectifier is None)
+            if isinstance(step, MOVES) or (name == graph.output and leaves_sums):
                 continue
             shared = groups.get(name, ())
-            rule: RangeRule = MovingAverage() if len(shared) > 1 and not isinstance(self.ranges, MovingAverage) else self.ranges
+            rule: RangeRule = (
+                MovingAverage() if len(shared) > 1 and not isinstance(self.ranges, MovingAverage) else self.ranges
+            )
             graph.activations[name] = cast(nn.Module, rule.quantizer(self.activations))
             if shared:
                 graph.groups[name] = shared

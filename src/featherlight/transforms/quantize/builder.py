@@ -62,7 +62,7 @@ class Builder:
         """Whether the step that makes `x` could take a node over, which it has then done."""
         index = next((i for i, step in enumerate(self.steps) if step.output == self.made[x]), None)
         step = None if index is None else self.steps[index]
-        if index is None or not isinstance(step, kinds) or len(x.users) > 1 or self._is_shared(x):
+        if index is None or step is None or not isinstance(step, kinds) or len(x.users) > 1 or self._is_shared(x):
             return False
         if any(getattr(step, name) is not None for name in (*changes, "rectifier")):
             return False

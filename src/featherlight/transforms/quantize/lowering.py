@@ -44,6 +44,7 @@ from featherlight.transforms.quantize.steps import (
     LayerStep,
     MaxPoolStep,
     NormStep,
+    PadStep,
     PermuteStep,
     ReshapeStep,
     SameStep,
@@ -169,21 +170,21 @@ class Lowering:
             codes, scales, bias = codes * _signs(factor, codes), scales * factor.abs(), bias * factor + shift
         return codes, scales, bias
 
-    def _move(self, step: Step) -> Op:
-        made = {"input": self.name(step.input), "output": step.output}  # pyright: ignore[reportAttributeAccessIssue]
+    def _move(self, step: MaxPoolStep | ReshapeStep | PermuteStep | SubsampleStep | PadStep) -> Op:
+        before, out = self.name(step.input), step.output
         match step:
             case MaxPoolStep():
                 windows = {"kernel": step.kernel, "stride": step.stride, "padding": step.padding}
-                return MaxPool(**made, **windows, ceil_mode=step.ceil_mode)
+                return MaxPool(input=before, output=out, **windows, ceil_mode=step.ceil_mode)
             case ReshapeStep():
-                return Reshape(**made, shape=step.shape)
+                return Reshape(input=before, output=out, shape=step.shape)
             case PermuteStep():
-                return Permute(**made, axes=step.axes)
+                return Permute(input=before, output=out, axes=step.axes)
             case SubsampleStep():
-                return Subsample(**made, stride=step.stride)
-            case _:
-                sides = {"channels": step.channels, "rows": step.rows, "columns": step.columns}  # pyright: ignore[reportAttributeAccessIssue]
-                return ZeroPad(**made, **sides)
+                return Subsample(input=before, output=out, stride=step.stride)
+            case PadStep():
+                sides = {"channels": step.channels, "rows": step.rows, "columns": step.columns}
+                return ZeroPad(input=before, output=out, **sides)
 
     def table(self, step: FunctionStep) -> Tensor:
         """What stands for each whole number after functions of one number."""

@@ -203,6 +203,7 @@ class WeightQuantizer(nn.Module):
     for 8 bits.
     """
 
+    scale_C: nn.Parameter | None
     shrink_C: Tensor
 
     def __init__(self, weight: Tensor, *, bits: int, learned: bool) -> None:

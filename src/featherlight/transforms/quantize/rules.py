@@ -88,6 +88,12 @@ def _same(builder: Builder, node: fx.Node, path: str | None, x: Any) -> None:
         builder.put(node, SameStep(output=node.name, input=name, module=path))
 
 
+def _dropped(
+    builder: Builder, node: fx.Node, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> None:
+    builder.put(node, SameStep(output=node.name, input=builder.name(x, node), module=None, share=p))
+
+
 def _max_pool(
     builder: Builder,
     node: fx.Node,
@@ -311,7 +317,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "transpose": _transpose,
     "getitem": _item,
     "pad": _pad,
-    "dropout": lambda b, n, x, *args, **kwargs: _same(b, n, None, x),
+    "dropout": _dropped,
     "contiguous": lambda b, n, x: _same(b, n, None, x),
     **dict.fromkeys(_SHAPES, _reshape),
     **{name: _plain(name) for name in _FUNCTIONS},

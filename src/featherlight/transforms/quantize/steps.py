@@ -151,11 +151,12 @@ class PadStep:
 
 @dataclass(frozen=True, kw_only=True)
 class SameStep:
-    """What changes nothing outside of training, such as dropout."""
+    """What changes nothing outside of training: a module, or dropout of a share where a function does it."""
 
     output: str
     input: str
-    module: str
+    module: str | None
+    share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +254,10 @@ def computed(
             return _rectified(step.rectifier, x[0] + x[1])
         case FunctionStep():
             return reduce(lambda value, call: call(value), step.functions, x[0])
+        case SameStep(module=None):
+            return functional.dropout(x[0], step.share, training=weights.training)
         case FloatStep() | EmbeddingStep() | SameStep():
+            assert step.module is not None, "dropout by a function stands above"
             return model.get_submodule(step.module)(x[0])
         case ClampStep():
             return step.rectifier(x[0])

@@ -44,7 +44,7 @@ def traced(model: nn.Module, example: Tensor, leaves: Collection[str]) -> fx.Gra
             why = str(error).rstrip(".")
             raise ValueError(
                 f"{place} cannot be traced with an example of shape {tuple(example.shape)}: {why}. Where a path depends on "
-                "values there is no static graph. Give an example that the model takes, or leave that layer in float (`keep_float`)."
+                "values there is no static graph. Give an example that the model takes, or leave that layer in float."
             ) from error
         finally:
             tracer.tidy()
@@ -121,7 +121,8 @@ class _Tracer(fx.Tracer):
         """What a node is on the example."""
         if node.op == "output":
             return None
-        args, kwargs = (fx.map_arg(one, self._known) for one in (node.args, node.kwargs))
+        args: Any = fx.map_arg(node.args, self._known)
+        kwargs: Any = fx.map_arg(node.kwargs, self._known)
         match node.op:
             case "placeholder":
                 is_first = all(one is node or one.op != "placeholder" for one in node.graph.nodes)

@@ -137,9 +137,6 @@ class FakeQuantization:
     BatchNorm after a rounded layer
     computes, at the cost of one convolution; while training no jitter of batch statistics comes into the weights.
 
-    Functions in a model's forward that know of training, such as `functional.dropout`, are those of evaluation while it is
-    prepared; modules, such as `nn.Dropout`, are as they are.
-
     Args:
         example: a batch of the model's input, of one example or more; its values do not matter.
         weights: their grids.

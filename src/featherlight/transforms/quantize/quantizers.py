@@ -142,11 +142,12 @@ class LearnedRange(nn.Module):
         grid: its kind.
 
     Attributes:
-        scale: the learned scale.
+        log_scale: logarithm of the learned scale, so that an optimizer whose steps have one length moves it by a share.
         zero_point: as the start has it.
         batches: 0 until it is started.
 
-    Source: Esser et al. 2020 (LSQ); zero points other than 0: Bhalgat et al. 2020 (LSQ+), who learn them too.
+    Source: Esser et al. 2020 (LSQ), who learn the scale itself; its logarithm: Jain et al. 2020; other zero points: Bhalgat
+    et al. 2020 (LSQ+), who learn them too.
     """
 
     zero_point: Tensor
@@ -155,7 +156,7 @@ class LearnedRange(nn.Module):
     def __init__(self, grid: ActivationGrid) -> None:
         super().__init__()
         self.grid = grid
-        self.scale = nn.Parameter(torch.ones(()))
+        self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
@@ -168,11 +169,11 @@ class LearnedRange(nn.Module):
     @torch.no_grad()
     def set_range(self, low: float, high: float) -> None:
         """Starts there."""
-        self._start(self.scale.new_tensor(min(low, 0.0)), self.scale.new_tensor(max(high, 0.0)))
+        self._start(self.zero_point.new_tensor(min(low, 0.0)), self.zero_point.new_tensor(max(high, 0.0)))
 
     def scale_and_zero(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The present grid."""
-        return self.scale.abs().clamp(min=_TINY), self.zero_point
+        return self.log_scale.exp(), self.zero_point
 
     def rounded(self, x: Tensor) -> Tensor:
         """With gradients of `x` and of the scale."""
@@ -181,7 +182,7 @@ class LearnedRange(nn.Module):
 
     def _start(self, low: Tensor, high: Tensor) -> None:
         scale, zero_point = self.grid.fitted(low, high)
-        self.scale.copy_(scale)
+        self.log_scale.copy_(scale.log())
         self.zero_point.copy_(zero_point)
         self.batches.fill_(1)
 
@@ -196,34 +197,34 @@ class WeightQuantizer(nn.Module):
             of each channel.
 
     Attributes:
-        scale_C: the learned scales; None where they follow.
+        log_scale_C: logarithms of the learned scales; None where they follow.
         shrink_C: share of the largest entry that ranges take in where they follow; 1 unless calibration has found better.
 
     Source: Krishnamoorthi 2018, section 3.1.3; learned: Esser et al. 2020, who start from twice the mean, which is too coarse
     for 8 bits.
     """
 
-    scale_C: nn.Parameter | None
+    log_scale_C: nn.Parameter | None
     shrink_C: Tensor
 
     def __init__(self, weight: Tensor, *, bits: int, learned: bool) -> None:
         super().__init__()
         self.high = symmetric_high(bits)
-        made = None if not learned else nn.Parameter(_positive(least_squares_scales(weight, self.high)))
-        self.register_parameter("scale_C", made)
+        made = None if not learned else nn.Parameter(_positive(least_squares_scales(weight, self.high)).log())
+        self.register_parameter("log_scale_C", made)
         self.register_buffer("shrink_C", torch.ones(len(weight), dtype=weight.dtype, device=weight.device))
 
     def scales(self, weight: Tensor) -> Float[Tensor, "C"]:
         """What one unit is worth in each channel; a channel of zeros has the largest scale of the others."""
-        if self.scale_C is not None:
-            return self.scale_C.abs().clamp(min=_TINY)
+        if self.log_scale_C is not None:
+            return self.log_scale_C.exp()
         largest = weight.detach().flatten(1).abs().amax(1) * self.shrink_C
         return _positive(largest / self.high)
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight` on its grid, with gradients."""
         scale = self.scales(weight).view(-1, *[1] * (weight.ndim - 1))
-        call = fake_quantize if self.scale_C is None else fake_quantize_learned
+        call = fake_quantize if self.log_scale_C is None else fake_quantize_learned
         return call(weight, scale, 0.0, -self.high, self.high)
 
     @torch.no_grad()
@@ -236,8 +237,8 @@ class WeightQuantizer(nn.Module):
     def fit(self, weight: Tensor) -> None:
         """Takes the scales with the least squared error."""
         best = least_squares_scales(weight, self.high)
-        if self.scale_C is not None:
-            self.scale_C.copy_(_positive(best))
+        if self.log_scale_C is not None:
+            self.log_scale_C.copy_(_positive(best).log())
             return
         largest = weight.flatten(1).abs().amax(1) / self.high
         self.shrink_C.copy_(torch.where(largest > 0, best / largest.clamp(min=_TINY), 1.0))

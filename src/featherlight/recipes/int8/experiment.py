@@ -124,7 +124,7 @@ class Quantized:
     def prepare(self, model: nn.Module) -> None:
         """Puts in the quantizers, with room for what is measured."""
         self._inner.prepare(model)
-        quantized_graph(model).register_buffer(MEASURED, torch.full((2,), math.nan))
+        quantized_graph(model).register_buffer(MEASURED, torch.full((2,), math.nan, dtype=torch.float64))
 
     def update(self, model: nn.Module, progress: float) -> None:
         """Before the first step ranges are calibrated, and the accuracy without them and with them is measured."""
@@ -136,7 +136,7 @@ class Quantized:
             quantized_graph(model).phase.fill_(QUANTIZES)
             rounded = self._accuracy(model)
             forward = model.__dict__.pop("forward")
-            measured.copy_(torch.tensor([self._accuracy(model), rounded]))
+            measured.copy_(measured.new_tensor([self._accuracy(model), rounded]))
             model.forward = forward
             model.train(training)
         self._inner.update(model, progress)

@@ -1,6 +1,7 @@
 """Networks on whole numbers of 8 bits: trained for them (`FakeQuantization`), calibrated for them, and lowered to them."""
 
 from featherlight.transforms.quantize.calibration import Calibration, calibrate
+from featherlight.transforms.quantize.dynamic import DynamicQuantization
 from featherlight.transforms.quantize.exact import simulated_integers
 from featherlight.transforms.quantize.lowering import to_integer_program
 from featherlight.transforms.quantize.quantizers import ActivationGrid
@@ -19,6 +20,7 @@ __all__ = [
     "ActivationGrid",
     "Calibration",
     "CalibrationRange",
+    "DynamicQuantization",
     "FakeQuantization",
     "Histogram",
     "LearnedScale",

@@ -1,6 +1,7 @@
 """From a model to the steps of its quantized graph, with a sentence where a part has no integer form."""
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -62,7 +63,8 @@ def _operation(builder: Builder, node: fx.Node) -> None:
     rule = OPERATIONS.get(name.strip("_"))
     if rule is None:
         raise builder.refused(node, f"nothing is known of `{name}` with whole numbers")
-    args, kwargs = (fx.map_arg(one, builder.or_constant) for one in (node.args, node.kwargs))
+    args: Any = fx.map_arg(node.args, builder.or_constant)
+    kwargs: Any = fx.map_arg(node.kwargs, builder.or_constant)
     try:
         rule(builder, node, *args, **kwargs)
     except TypeError as error:

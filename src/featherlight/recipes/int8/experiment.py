@@ -63,6 +63,7 @@ def build_experiment(config: Int8Config, workspace: Workspace) -> Experiment:
     splits = splits.to(base.device)
     resolved = replace(config, classify=base.config)
     transform = Quantized(resolved, splits)
+    transform.prepare(copy.deepcopy(base.model))  # what has no integer form is refused before anything is trained
     float_stage = base.stages[0]
     steps = config.steps or config.epochs * math.ceil(len(splits.train) / classify.batch)
     offset = float_stage.budget.steps or 0

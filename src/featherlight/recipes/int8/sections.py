@@ -68,7 +68,7 @@ def _ranges(graph: QuantizedGraph) -> Section:
     rows = []
     for step in graph.steps:
         if step.output in graph.activations:
-            scale, zero = (float(one) for one in graph.scale_and_zero(step.output))
+            scale, zero = (float(one.detach()) for one in graph.scale_and_zero(step.output))
             low, high = -zero * scale, (graph.grid.levels - zero) * scale
             kind = type(step).__name__.removesuffix("Step").lower()
             rows.append((step.output, kind, low, high, scale, round(zero)))

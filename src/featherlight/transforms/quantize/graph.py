@@ -120,7 +120,7 @@ class QuantizedGraph(nn.Module):
 
     def integer_grid(self, name: str) -> Grid:
         """The same as the grid of an integer program, cut by the rectifier that the value went through."""
-        scale, zero = (float(one) for one in self.scale_and_zero(name))
+        scale, zero = (float(one.detach()) for one in self.scale_and_zero(name))
         zero_point, low, high = round(zero), 0, self.grid.levels
         for rectifier in self._rectifiers(name):
             low = zero_point

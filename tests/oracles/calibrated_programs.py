@@ -130,9 +130,7 @@ class Calibration:
         before, after = self.grids[x.name], Grid(scale=1 / 127, zero_point=128)
         reals = before.single * (torch.arange(256) - before.zero_point)
         table = (reals.tanh() * 127).round().add(128).to(torch.uint8)
-        return self._keep(
-            Lookup(input=x.name, output=self.name("tanh"), table=table), x.floats.tanh(), grid=after
-        )
+        return self._keep(Lookup(input=x.name, output=self.name("tanh"), table=table), x.floats.tanh(), grid=after)
 
     def padded_shortcut(self, x: Value, stride: int, more: int) -> Value:
         """Option A of residual networks."""

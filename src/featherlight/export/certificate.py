@@ -88,7 +88,9 @@ def certify(model: Any) -> Certificate:
             elif is_later:
                 problems.append(f"`{_name(node)}` (QuantizeLinear) quantizes a second time")
         elif is_later or not _feeds_quantize(node, graph):
-            problems.append(f"`{_name(node)}` ({node.op_type}) computes with floats, and not for the quantization alone")
+            problems.append(
+                f"`{_name(node)}` ({node.op_type}) computes with floats, and not for the quantization alone"
+            )
         else:
             before.append(node.op_type)
         if is_later or node.op_type == "QuantizeLinear":
@@ -101,6 +103,11 @@ def certify(model: Any) -> Certificate:
     if missing:
         problems.append(f"the output `{missing[0]}` is not what was dequantized")
     return Certificate(before=tuple(before), between=dict(between), problems=tuple(problems))
+
+
+def certify_file(path: Path) -> Certificate:
+    """Reads a certificate off an ONNX file; raises ValueError where onnx is not installed."""
+    return certify(need_onnx().load(path))
 
 
 def certify_as_run(path: Path) -> Certificate:

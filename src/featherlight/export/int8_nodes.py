@@ -109,9 +109,9 @@ class NodeList:
 
     def _quantize(self, op: Quantize) -> None:
         shape, name = [-1] + [1] * (self._ranks[op.input] - 2), op.input
-        for kind, values, neutral in (("Sub", op.mean, 0.0), ("Div", op.std, 1.0)):
+        for kind, what, values, neutral in (("Sub", "mean", op.mean, 0.0), ("Div", "std", op.std, 1.0)):
             if any(one != neutral for one in values):
-                by = self._tensor(op, kind.lower(), torch.tensor(values, dtype=torch.float32).view(shape))
+                by = self._tensor(op, what, torch.tensor(values, dtype=torch.float32).view(shape))
                 self._plain(kind, [name, by], f"{op.output}.{kind.lower()}")
                 name = f"{op.output}.{kind.lower()}"
         self._clamped("QuantizeLinear", [name, *self._grid(op)], op, "")

@@ -141,6 +141,10 @@ class Calibration:
         op = ZeroPad(input=some.name, output=self.name("padded"), channels=sides)
         return self._keep(op, functional.pad(floats, (0, 0, 0, 0, *sides)), grid=grid)
 
+    def keep_moved(self, op: Op, x: Value) -> Value:
+        """An operation that moves no number of the floats."""
+        return self._keep(op, x.floats, grid=self.grids[x.name])
+
     def program(self, last: Value, *, sums: bool = True) -> IntegerProgram:
         """The program that ends with a value; `sums` leaves the last layer's sums in 32 bits."""
         if sums:

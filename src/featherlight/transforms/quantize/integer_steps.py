@@ -96,11 +96,22 @@ def _layer(op: Layer, before: Grid, after: Grid | None, factors: Multipliers | N
     if isinstance(op, Linear):
         sums, axis = x @ weight.T + op.bias, -1
     else:
-        sums = functional.conv2d(x, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+        weight = _spread(weight, op.dilation)  # torch's kernels on whole numbers know no dilation
+        sums = functional.conv2d(x, weight, op.bias, op.stride, op.padding, groups=op.groups)
         axis = 1
     if after is None or factors is None:
         return sums
     return _placed(factors.times(sums, axis), after)
+
+
+def _spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """A kernel with zeros between its places."""
+    if dilation == (1, 1):
+        return weight
+    size = [(count - 1) * step + 1 for count, step in zip(weight.shape[2:], dilation, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *size)
+    spread[:, :, :: dilation[0], :: dilation[1]] = weight
+    return spread
 
 
 def _add(befores: list[Grid], after: Grid, factors: tuple[int, int, int], first: Tensor, second: Tensor) -> Tensor:

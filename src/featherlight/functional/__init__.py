@@ -1,5 +1,11 @@
-"""Pure tensor functions: counter-based random bits, and matrices kept as small whole numbers."""
+"""Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and fake quantization."""
 
+from featherlight.functional.fake_quantize import (
+    fake_quantize,
+    fake_quantize_learned,
+    grid_codes,
+    symmetric_high,
+)
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
@@ -23,10 +29,14 @@ __all__ = [
     "Segment",
     "SignBits",
     "SignStream",
+    "fake_quantize",
+    "fake_quantize_learned",
+    "grid_codes",
     "pack_signs",
     "philox_4x32",
     "random_signs",
     "random_words",
     "signs_at",
+    "symmetric_high",
     "unpack_signs",
 ]

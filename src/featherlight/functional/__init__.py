@@ -1,5 +1,15 @@
-"""Pure tensor functions: counter-based random bits, and matrices kept as small whole numbers."""
+"""Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and formats of few bits."""
 
+from featherlight.functional.float_formats import (
+    FORMATS,
+    BlockFormat,
+    FloatFormat,
+    NumberFormat,
+    float32_scales,
+    power_of_two_scales,
+    round_to,
+    two_level_scales,
+)
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
@@ -16,17 +26,25 @@ from featherlight.functional.signs import (
 )
 
 __all__ = [
+    "FORMATS",
     "SIGNS_PER_BLOCK",
+    "BlockFormat",
+    "FloatFormat",
     "IntegerGrid",
     "LowRankChange",
+    "NumberFormat",
     "QuantizedTensor",
     "Segment",
     "SignBits",
     "SignStream",
+    "float32_scales",
     "pack_signs",
     "philox_4x32",
+    "power_of_two_scales",
     "random_signs",
     "random_words",
+    "round_to",
     "signs_at",
+    "two_level_scales",
     "unpack_signs",
 ]

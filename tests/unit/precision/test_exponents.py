@@ -21,13 +21,14 @@ def test_every_entry_is_counted_at_its_power_of_two() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_what_each_format_loses_is_what_a_cast_loses(dtype: torch.dtype) -> None:
     x = torch.exp2(torch.linspace(-30, 20, 51)).to(dtype)
+    x = x[x.isfinite()]
     lost = lost_shares(x, FORMATS["fp16"])
     cast = x.float().half()
-    non_zero = int(((x != 0) & x.isfinite()).sum())
+    non_zero = int((x != 0).sum())
     zeroed = int(((x != 0) & (cast == 0)).sum())
     assert lost.zeroed == zeroed / non_zero
     assert lost.subnormal == int(((cast > 0) & (cast < 2.0**-14)).sum()) / non_zero
-    assert lost.overflowed == int((cast.isinf() & x.isfinite()).sum()) / non_zero
+    assert lost.overflowed == int(cast.isinf().sum()) / non_zero
     assert 0 <= lost.error < 1e-3
     by_blocks = lost_shares(x, FORMATS["mxfp8"])
     assert by_blocks.overflowed == by_blocks.subnormal == 0

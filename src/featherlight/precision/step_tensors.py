@@ -41,13 +41,17 @@ def step_tensors(model: nn.Module, closure: Callable[[], object]) -> StepTensors
     seen = _Seen()
     with _watched(model, seen):
         closure()
-    for name, layer in _layers(model):
+    layers = _layers(model)
+    for name, layer in layers:
         seen.add("weights", name, layer.weight)
         gradient = _weight_gradient(layer)
         if gradient is not None:
             seen.add("weight gradients", name, gradient)
     return StepTensors(
-        by_kind={kind: {name: torch.cat(parts) for name, parts in of.items()} for kind, of in seen.found.items()}
+        by_kind={
+            kind: {name: torch.cat(parts[name]) for name, _ in layers if name in parts}
+            for kind, parts in seen.found.items()
+        }
     )
 
 

@@ -8,8 +8,8 @@ from featherlight.recipes.classify.config import ClassifyConfig
 if TYPE_CHECKING:
     from featherlight.trainer import Experiment, Workspace
 
-FormatName = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "mxfp4", "nvfp4"]
-"""Number formats by the names that configs use; the first three are computed in, the others are emulated."""
+FormatName = Literal["fp32", "bf16", "fp16", "fp8", "fp8_torchao", "mxfp8", "mxfp4", "nvfp4"]
+"""Number formats by the names that configs use; the first three and fp8_torchao are computed in, the others emulated."""
 
 Part = Literal["weights", "activations", "gradients"]
 """What of a layer is rounded."""
@@ -22,7 +22,8 @@ class PrecisionConfig:
     Args:
         classify: network, images and training; its `precision`, `seed` and `device` are those below.
         format: "fp32"; "bf16" or "fp16" by autocast, the latter with loss scaling; or in emulation "fp8" (E4M3, and E5M2 for
-            gradients, each with a scale for the tensor), "mxfp8", "mxfp4" or "nvfp4".
+            gradients, each with a scale for the tensor), "mxfp8", "mxfp4" or "nvfp4". "fp8_torchao" hands linear layers to the
+            kernels of torchao, which is to be installed.
         rounded: what an emulated format is for; all else is float32.
         seed: of everything random.
         device: "auto", "cpu", "cuda" or "mps".

@@ -81,17 +81,22 @@ def _input_hook(format: NumberFormat, axis: int) -> Any:
 
 
 def _output_hook(format: NumberFormat, axis: int) -> Any:
-    return lambda layer, inputs, output: _RoundedGradient.apply(output, format, axis)
+    return lambda layer, inputs, output: _RoundedGradient.apply(output, layer.bias, format, axis)
 
 
 class _RoundedGradient(torch.autograd.Function):
-    """The identity, whose gradient is rounded."""
+    """The identity, whose gradient is rounded for the products; that of the bias, a sum, is not."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, format: NumberFormat, axis: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.format, ctx.axis = format, axis
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, format: NumberFormat, axis: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.has_bias, ctx.format, ctx.axis = bias is not None, format, axis
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return round_to(gradient, ctx.format, axis=ctx.axis), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rounded = round_to(gradient, ctx.format, axis=ctx.axis)
+        if not ctx.has_bias:
+            return rounded, None, None, None
+        others = [axis for axis in range(gradient.ndim) if axis != ctx.axis % gradient.ndim]
+        rest = gradient - rounded  # what the layer itself adds to its bias is of the rounded gradient
+        return rounded, rest.sum(others) if others else rest, None, None

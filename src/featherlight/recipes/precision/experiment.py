@@ -15,8 +15,10 @@ from featherlight.recipes.classify.config import ClassifyConfig
 from featherlight.recipes.classify.experiment import build_experiment as build_classifier
 from featherlight.recipes.precision.config import FormatName, PrecisionConfig
 from featherlight.recipes.precision.emulation import EmulatedFormats
+from featherlight.recipes.precision.kernels import Float8Kernels
 from featherlight.recipes.precision.sections import format_sections
 from featherlight.trainer import Experiment, Stage, Workspace
+from featherlight.transforms import ModelTransform
 
 _COMPUTED: Mapping[FormatName, PrecisionName] = {"bf16": "bf16", "fp16": "fp16"}
 _EMULATED: Mapping[FormatName, tuple[str, str]] = {
@@ -39,14 +41,14 @@ def build_experiment(config: PrecisionConfig, workspace: Workspace) -> Experimen
     )
     whole = build_classifier(classify, workspace)
     (stage,) = whole.stages
-    emulated = _emulated(config)
-    facts = {} if emulated is None else {"emulated": f"{' and '.join(config.rounded)} of layers in {config.format}"}
+    transform = _transform(config)
+    rounded = f"{' and '.join(config.rounded)} of layers" if isinstance(transform, EmulatedFormats) else None
     resolved: ClassifyConfig = replace(whole.config, precision="fp32")
     return replace(
         whole,
-        stages=[replace(stage, transforms=[] if emulated is None else [emulated])],
+        stages=[replace(stage, transforms=[] if transform is None else [transform])],
         title=f"{config.format} on {whole.title.partition(' on ')[2]}",
-        facts={**whole.facts, "format": config.format, **facts},
+        facts={**whole.facts, "format": config.format} | ({} if rounded is None else {"emulated": rounded}),
         sections=lambda: [*whole.sections(), *format_sections(last_step(whole.model, stage))],
         replay=None,
         config=replace(config, classify=resolved),
@@ -66,7 +68,9 @@ def last_step(model: nn.Module, stage: Stage) -> StepTensors:
         model.train(training)
 
 
-def _emulated(config: PrecisionConfig) -> EmulatedFormats | None:
+def _transform(config: PrecisionConfig) -> ModelTransform | None:
+    if config.format == "fp8_torchao":
+        return Float8Kernels()
     names = _EMULATED.get(config.format)
     if names is None:
         return None

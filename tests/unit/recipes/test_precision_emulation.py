@@ -56,7 +56,7 @@ def test_the_tensors_of_a_step_are_those_of_the_layers() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     x = torch.randn(5, 3)
     found = step_tensors(model, lambda: model(x).sum().backward()).by_kind
-    assert {kind: list(of) for kind, of in found.items()} == dict.fromkeys(found, ["0", "2"])
+    assert {kind: list(of) for kind, of in found.items()} == {kind: ["0", "2"] for kind in found}
     assert torch.equal(found["activations"]["0"], x.flatten())
     assert torch.equal(found["gradients"]["2"], torch.ones(5))
     assert torch.equal(found["weight gradients"]["2"], model[2].weight.grad.flatten())
@@ -67,5 +67,5 @@ def test_what_cannot_be_emulated_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match="no Linear and no convolution layer"):
         EmulatedFormats(weights=E4M3).prepare(nn.ReLU())
     monkeypatch.setattr("featherlight.recipes.precision.kernels.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="package torchao, which is not installed.*the format fp8"):
+    with pytest.raises(ValueError, match=r"package torchao, which is not installed.*the format fp8"):
         Float8Kernels()

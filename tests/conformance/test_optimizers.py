@@ -33,6 +33,7 @@ from featherlight.optim import (
     ScalarMoment,
     SpreadNormalized,
     WholeBatchSigns,
+    WithLossScaling,
     ZerothOrderSGD,
     learned,
     muon_with_adamw,
@@ -114,6 +115,14 @@ def around_one(kind: Any, inner: Row) -> Row:
     return Row(kind=kind, make=lambda model, params=None, **over: kind([inner.make(model, params, **over)]), ours=True)
 
 
+def loss_scaling(inner: Row) -> Row:
+    return Row(
+        kind=WithLossScaling,
+        make=lambda model, params=None, **over: WithLossScaling(inner.make(model, params, **over)),
+        ours=True,
+    )
+
+
 def of_parameters(kind: Any, make: Callable[..., Optimizer], **options: Any) -> Row:
     """A first-order optimizer that is made of parameters, as torch's are."""
 
@@ -142,6 +151,7 @@ TABLE: dict[str, Row] = {
     "AdamW": of_torch(torch.optim.AdamW, lr=0.02),
     "LBFGS": of_torch(torch.optim.LBFGS, lr=0.3, max_iter=3),
     "OptimizersInTurn": around_one(OptimizersInTurn, of_torch(torch.optim.AdamW, lr=0.02)),
+    "WithLossScaling": loss_scaling(of_torch(torch.optim.AdamW, lr=0.02)),
     "OptimizersTogether": Row(kind=OptimizersTogether, make=_adamw_and_sgd, ours=True, by_gradient=True),
     "Muon with AdamW": Row(kind=OptimizersTogether, make=_muon, groups=False, ours=True, by_gradient=True),
     "AdamWScheduleFree": of_parameters(Optimizer, schedule_free_adamw, lr=0.02),

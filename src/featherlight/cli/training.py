@@ -49,6 +49,7 @@ def finetune(
     base: Annotated[
         str | None, typer.Option(help="float, or int8 or int4 to hold linear weights in 8 or 4 bits (zo or --lora).")
     ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of steps: fp32, bf16, or fp16 with loss scaling.")] = None,
     head_start: Annotated[
         bool | None, typer.Option("--head-start/--no-head-start", help="Fit the head in closed form first.")
     ] = None,
@@ -68,8 +69,8 @@ def finetune(
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
         "objective": objective, "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed,
-        "trainable": trainable, "lora": lora, "base": base, "head_start": head_start, "device": device,
-        "allow_truncation": allow_truncation or None,
+        "trainable": trainable, "lora": lora, "base": base, "precision": precision,
+        "head_start": head_start, "device": device, "allow_truncation": allow_truncation or None,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     from featherlight.recipes import command

@@ -1,11 +1,17 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and fake quantization."""
 
-from featherlight.functional.fake_quantize import (
-    fake_quantize,
-    fake_quantize_learned,
-    grid_codes,
-    symmetric_high,
+from featherlight.functional.float_formats import (
+    FORMATS,
+    BlockFormat,
+    FloatFormat,
+    NumberFormat,
+    float32_scales,
+    power_of_two_scales,
+    round_to,
+    two_level_scales,
 )
+
+from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
@@ -22,21 +28,29 @@ from featherlight.functional.signs import (
 )
 
 __all__ = [
+    "FORMATS",
     "SIGNS_PER_BLOCK",
+    "BlockFormat",
+    "FloatFormat",
     "IntegerGrid",
     "LowRankChange",
+    "NumberFormat",
     "QuantizedTensor",
     "Segment",
     "SignBits",
     "SignStream",
     "fake_quantize",
     "fake_quantize_learned",
+    "float32_scales",
     "grid_codes",
     "pack_signs",
     "philox_4x32",
+    "power_of_two_scales",
     "random_signs",
     "random_words",
+    "round_to",
     "signs_at",
     "symmetric_high",
+    "two_level_scales",
     "unpack_signs",
 ]

@@ -1,5 +1,6 @@
 """The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
 
+from featherlight.objective.autocasting import autocast
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
 from featherlight.objective.finite import NonFiniteLossError, finite
@@ -10,6 +11,7 @@ from featherlight.objective.protocols import (
     Objective,
     PerExampleLoss,
     PerExampleObjective,
+    ScalableObjective,
     ShareableObjective,
     Team,
 )
@@ -29,11 +31,13 @@ __all__ = [
     "PerExampleLoss",
     "PerExampleObjective",
     "RewardObjective",
+    "ScalableObjective",
     "Score",
     "ShareableObjective",
     "SharedObjective",
     "StreamedObjective",
     "Team",
+    "autocast",
     "finite",
     "seeded_random",
     "unchanging",

@@ -1,5 +1,6 @@
 """The mean loss of a model over one batch."""
 
+import copy
 from collections.abc import Generator
 
 import torch
@@ -10,6 +11,7 @@ from featherlight.meter import Meter
 from featherlight.objective.passes import add_gradients, count_forward, num_rows, one_per_row, seeded_random
 from featherlight.objective.protocols import Batch, PerExampleLoss, Team
 from featherlight.objective.shared import SharedObjective
+from featherlight.precision import LossScaler
 
 
 class BatchObjective:
@@ -27,6 +29,7 @@ class BatchObjective:
     Attributes:
         num_examples: B, the rows of the batch.
         window: the rows that are in the forward pass being run right now.
+        scaler: by whose scale the gradient is computed; None without loss scaling.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class BatchObjective:
         self.meter = meter if meter is not None else Meter()
         self.num_examples = num_rows(batch)
         self.window = range(self.num_examples)
+        self.scaler: LossScaler | None = None
 
     def __call__(self) -> Float[Tensor, ""]:
         """Clears the gradients of the model, fills them in micro-batches and returns the mean loss."""
-        return add_gradients(self.model, self._forward(), self.num_examples, self.meter)
+        return add_gradients(self.model, self._forward(), self.num_examples, self.meter, self.scaler)
 
     @torch.no_grad()
     def value(self) -> Float[Tensor, ""]:
@@ -77,6 +81,12 @@ class BatchObjective:
     def share(self, team: Team) -> SharedObjective:
         """The same objective, each process with its part of the rows."""
         return SharedObjective(self, team)
+
+    def scaled(self, scaler: LossScaler) -> "BatchObjective":
+        """The same objective, its gradient computed from a multiple of the loss."""
+        other = copy.copy(self)
+        other.scaler = scaler
+        return other
 
     def _forward(self) -> Generator[Tensor, None, None]:
         rows = self.micro_batch or self.num_examples

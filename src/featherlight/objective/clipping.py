@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from featherlight.objective.protocols import Objective, ShareableObjective, Team
+from featherlight.objective.protocols import Objective, ScalableObjective, ShareableObjective, Team
+from featherlight.precision import LossScaler
 
 
 class ClipGradient:
@@ -49,3 +50,11 @@ class ClipGradient:
                 f"{type(self.objective).__name__} cannot be shared by several processes: it has no `share(team)`."
             )
         return ClipGradient(self.objective.share(team), self.parameters, self.max_norm)
+
+    def scaled(self, scaler: LossScaler) -> "ClipGradient":
+        """Clips the gradient after it was divided by the scale."""
+        if not isinstance(self.objective, ScalableObjective):
+            raise ValueError(
+                f"{type(self.objective).__name__} cannot be computed at a loss scale: it has no `scaled(scaler)`."
+            )
+        return ClipGradient(self.objective.scaled(scaler), self.parameters, self.max_norm)

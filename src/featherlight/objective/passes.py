@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.objective.protocols import Batch
+from featherlight.precision import LossScaler
 
 
 def num_rows(batch: Batch) -> int:
@@ -35,7 +36,11 @@ def one_per_row(losses: Tensor, rows: int) -> Tensor:
 
 
 def add_gradients(
-    model: nn.Module, forward: Generator[Tensor, None, None], num_examples: int, meter: Meter
+    model: nn.Module,
+    forward: Generator[Tensor, None, None],
+    num_examples: int,
+    meter: Meter,
+    scaler: LossScaler | None = None,
 ) -> Float[Tensor, ""]:
     """Clears the gradients, fills them with those of the mean over all passes, and returns that mean.
 
@@ -44,6 +49,7 @@ def add_gradients(
         forward: the losses of one pass after the other; is closed.
         num_examples: in all passes together.
         meter: counts the backward passes.
+        scaler: multiplies the loss before its gradient is taken, and divides the gradient afterwards.
     """
     model.zero_grad(set_to_none=True)
     total = torch.zeros(())
@@ -55,11 +61,18 @@ def add_gradients(
                     "it depends on requires a gradient. Use a forward-only optimizer, such as ZerothOrderSGD."
                 )
             part = losses.sum() / num_examples
-            part.backward()
+            (part if scaler is None else part * scaler.scale).backward()
             meter.backward_passes += len(losses)
             total = total.to(part.device) + part.detach()
             del losses, part
+    if scaler is not None:
+        scaler.unscale(gradients(model))
     return total
+
+
+def gradients(model: nn.Module) -> Iterator[Tensor]:
+    """Those that are there."""
+    return (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
 
 
 def count_forward(meter: Meter, batch: Batch, rows: int) -> None:

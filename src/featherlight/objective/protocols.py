@@ -6,6 +6,8 @@ from typing import Protocol, Self, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from featherlight.precision import LossScaler
+
 Batch = Mapping[str, Tensor]
 """Tensors by name, each with one row for each example."""
 
@@ -84,4 +86,13 @@ class ShareableObjective(Objective, Protocol):
 
     def share(self, team: Team) -> Objective:
         """The same objective, of which each process computes its part; loss and gradient are those of the whole."""
+        ...
+
+
+@runtime_checkable
+class ScalableObjective(Objective, Protocol):
+    """An Objective whose gradient can be computed from a multiple of the loss, so that small entries survive float16."""
+
+    def scaled(self, scaler: LossScaler) -> Objective:
+        """The same objective: same loss and gradient, the latter by way of the scaler, which is told if it overflowed."""
         ...

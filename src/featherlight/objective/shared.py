@@ -1,13 +1,15 @@
 """One batch of which each of several processes computes a part."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from featherlight.objective.passes import count_forward, one_per_row, seeded_random
+from featherlight.objective.passes import count_forward, gradients, one_per_row, seeded_random
 from featherlight.objective.protocols import Batch, Team
+from featherlight.precision import LossScaler
 
 if TYPE_CHECKING:
     from featherlight.objective.batch import BatchObjective
@@ -36,20 +38,24 @@ class SharedObjective:
         self._team = team
         self._seed = (whole.dropout_seed + team.rank * _SEED_STRIDE) % (1 << 63)
         self._device = next(iter(whole.batch.values())).device
+        self._scaler: LossScaler | None = whole.scaler
         self._passes = _passes(whole.num_examples, whole.micro_batch, team)
 
     def __call__(self) -> Float[Tensor, ""]:
         """Clears the gradients, fills them with those of the whole batch and returns its mean loss."""
         self._whole.model.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
+        loss_scale = 1.0 if self._scaler is None else self._scaler.scale
         with torch.enable_grad(), seeded_random(self._seed, self._device):
             for number, (rows, counts) in enumerate(self._passes, 1):
-                scale = counts / self.num_examples
+                scale = loss_scale * counts / self.num_examples
                 last = number == len(self._passes)
                 total = total + self._team.add_gradient(self._losses, self._rows(rows), scale, last=last)
         count_forward(self._whole.meter, self._whole.batch, self.num_examples)
         self._whole.meter.backward_passes += self.num_examples
-        return self._team.sum(total)
+        if self._scaler is not None:
+            self._scaler.unscale(gradients(self._whole.model), self._team.sum)
+        return self._team.sum(total / loss_scale)
 
     @torch.no_grad()
     def value(self) -> Float[Tensor, ""]:
@@ -73,6 +79,12 @@ class SharedObjective:
     def share(self, team: Team) -> "SharedObjective":
         """The same batch, shared by other processes."""
         return SharedObjective(self._whole, team)
+
+    def scaled(self, scaler: LossScaler) -> "SharedObjective":
+        """The same objective, its gradient computed from a multiple of the loss; all processes see the same overflows."""
+        other = copy.copy(self)
+        other._scaler = scaler
+        return other
 
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return one_per_row(self._whole.loss(model, batch), len(next(iter(batch.values()))))

@@ -1,5 +1,6 @@
 """The mean loss over a set that is too large to be held: chunks are made when they are asked for."""
 
+import copy
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from featherlight.meter import Meter
 from featherlight.objective.passes import add_gradients, count_forward, num_rows, one_per_row, seeded_random
 from featherlight.objective.protocols import Batch, PerExampleLoss
+from featherlight.precision import LossScaler
 
 
 class StreamedObjective:
@@ -28,6 +30,7 @@ class StreamedObjective:
     Attributes:
         num_examples: N.
         window: the rows that are in the forward pass being run right now.
+        scaler: by whose scale the gradient is computed; None without loss scaling.
 
     Raises:
         ValueError: `source` can be gone through once only, or (when it is) has another number of rows.
@@ -59,10 +62,11 @@ class StreamedObjective:
         self.dropout_seed = dropout_seed
         self.meter = meter if meter is not None else Meter()
         self.window = range(num_examples)
+        self.scaler: LossScaler | None = None
 
     def __call__(self) -> Float[Tensor, ""]:
         """Clears the gradients of the model, fills them chunk by chunk and returns the mean loss."""
-        return add_gradients(self.model, self._forward(), self.num_examples, self.meter)
+        return add_gradients(self.model, self._forward(), self.num_examples, self.meter, self.scaler)
 
     @torch.no_grad()
     def value(self) -> Float[Tensor, ""]:
@@ -85,6 +89,12 @@ class StreamedObjective:
         return StreamedObjective(
             self.model, [first], self.loss, num_examples=rows, dropout_seed=self.dropout_seed, meter=self.meter
         )
+
+    def scaled(self, scaler: LossScaler) -> "StreamedObjective":
+        """The same objective, its gradient computed from a multiple of the loss."""
+        other = copy.copy(self)
+        other.scaler = scaler
+        return other
 
     def _forward(self) -> Generator[Tensor, None, None]:
         with seeded_random(self.dropout_seed, _device(self.model)):

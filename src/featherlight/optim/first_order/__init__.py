@@ -6,6 +6,7 @@ from featherlight.optim.first_order.averaging import (
     evaluation_weights,
     reestimate_batch_norm,
 )
+from featherlight.optim.first_order.loss_scaling import WithLossScaling
 from featherlight.optim.first_order.prodigy import DistanceEstimate, Prodigy
 from featherlight.optim.first_order.schedule_free import schedule_free_adamw
 from featherlight.optim.first_order.together import OptimizersTogether, muon_with_adamw
@@ -15,6 +16,7 @@ __all__ = [
     "DistanceEstimate",
     "OptimizersTogether",
     "Prodigy",
+    "WithLossScaling",
     "adopt_evaluation_weights",
     "evaluation_weights",
     "muon_with_adamw",

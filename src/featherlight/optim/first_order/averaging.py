@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from featherlight.optim._several import SeveralOptimizers
+
 Pass = Callable[[], object]
 """Runs the model forward on a batch."""
 
@@ -43,17 +45,18 @@ def evaluation_weights(
 
     Cost: a copy of the trained weights for the time of the block, and the passes.
     """
-    if not isinstance(optimizer, AveragingOptimizer):
+    averaging = _averaging(optimizer)
+    if averaging is None:
         yield
         return
-    kept = _copies([parameter for group in optimizer.param_groups for parameter in group["params"]])
+    kept = _copies([parameter for group in averaging.param_groups for parameter in group["params"]])
     norms = [] if model is None else _norms(model)
     kept += _copies([buffer for norm in norms for buffer in norm.buffers()])
     try:
         adopt_evaluation_weights(optimizer, model=model, passes=passes)
         yield
     finally:
-        optimizer.train()
+        averaging.train()
         with torch.no_grad():
             for tensor, copy in kept:
                 tensor.copy_(copy)
@@ -63,9 +66,10 @@ def adopt_evaluation_weights(
     optimizer: Optimizer | None, *, model: nn.Module | None = None, passes: Iterable[Pass] = ()
 ) -> None:
     """Puts the weights a model is to be judged by into it for good; arguments as for `evaluation_weights`."""
-    if not isinstance(optimizer, AveragingOptimizer):
+    averaging = _averaging(optimizer)
+    if averaging is None:
         return
-    optimizer.eval()
+    averaging.eval()
     if model is not None and _norms(model):
         reestimate_batch_norm(model, passes)
 
@@ -107,6 +111,13 @@ def reestimate_batch_norm(model: nn.Module, passes: Iterable[Pass]) -> None:
             module.training = mode
     if not count:
         raise ValueError("`passes` is empty, so BatchNorm would have no statistics. Give a few training batches.")
+
+
+def _averaging(optimizer: Optimizer | None) -> AveragingOptimizer | None:
+    """The optimizer that averages: this one, or the one that it wraps."""
+    while isinstance(optimizer, SeveralOptimizers) and len(optimizer.optimizers) == 1:
+        optimizer = optimizer.optimizers[0]
+    return optimizer if isinstance(optimizer, AveragingOptimizer) else None
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

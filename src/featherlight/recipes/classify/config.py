@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from featherlight.recipes.arithmetic import PrecisionName
 from featherlight.recipes.config import from_mapping, split_toml
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
@@ -73,6 +74,8 @@ class ClassifyConfig:
         evaluations: how often the validation images are looked at in a run.
         seed: of weights, order, directions and dropout.
         device: "auto", "cpu", "cuda" or "mps".
+        precision: in which steps are computed, "fp32", "bf16" or "fp16", the last with dynamic loss scaling; weights stay in
+            float32.
         optimizer: how the weights are moved.
     """
 
@@ -100,6 +103,7 @@ class ClassifyConfig:
     evaluations: int = 10
     seed: int = 0
     device: str = "auto"
+    precision: PrecisionName = "fp32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
 from featherlight.optim.zeroth_order import Journal
+from featherlight.recipes.arithmetic import arithmetic
 from featherlight.recipes.classify.augment import augmented
 from featherlight.recipes.classify.config import RECIPE, ClassifyConfig
 from featherlight.recipes.classify.network import (
@@ -109,6 +110,7 @@ class _Classifier:
         self.test = splits.test
         self.display = display
         self._sampler = IndexPermutation(len(splits.train), config.seed)
+        self._arithmetic = arithmetic(config.precision, method=config.method)
 
     def optimizer(self, journal: Journal | None, meter: Meter) -> Optimizer:
         lr = self.config.optimizer.lr
@@ -123,7 +125,7 @@ class _Classifier:
             journal=journal,
             meter=meter,
         )
-        return METHODS[self.config.method].build(setup)
+        return self._arithmetic.scaled(METHODS[self.config.method].build(setup))
 
     def objective(self, step: int, meter: Meter) -> Objective:
         rows = self._sampler.indices(step * self.config.batch, min(self.config.batch, len(self.train)))
@@ -131,7 +133,7 @@ class _Classifier:
         objective = BatchObjective(
             self.model,
             {"images": self._images(chosen, step), "labels": self.train.labels[chosen]},
-            finite(cross_entropy, step, rows),
+            self._arithmetic.lowered(finite(cross_entropy, step, rows)),
             micro_batch=self.config.micro_batch,
             dropout_seed=self.config.seed + step,
             meter=meter,
@@ -172,7 +174,7 @@ class _Classifier:
         logits = outputs(self.model, self.valid)
         loss = nn.functional.cross_entropy(logits, self.valid.labels)
         accuracy = (logits.argmax(-1) == self.valid.labels).float().mean()
-        return [Evaluation(values={"accuracy": float(accuracy)}, loss=float(loss))]
+        return self._arithmetic.noted([Evaluation(values={"accuracy": float(accuracy)}, loss=float(loss))])
 
     def facts(self) -> Mapping[str, str]:
         """What was trained on what."""
@@ -188,6 +190,7 @@ class _Classifier:
             **({"test images": f"{len(self.test):,}"} if self.test is not None else {}),
             "parameters": f"{total:,}" if trained == total else f"{total:,}, of which {trained:,} are trained",
             "learning rate": f"{self.config.optimizer.lr:g}",
+            **self._arithmetic.facts(),
         }
 
     def replay(self, origin: Mapping[str, str]) -> Replay:
@@ -227,7 +230,7 @@ class _Classifier:
                 )
             )
         text = f"Of the {len(images):,} {what} images, at the end of the run: accuracy {accuracy:.2%}."
-        return [Section(title="Mistakes", text=text, blocks=tuple(blocks))]
+        return [Section(title="Mistakes", text=text, blocks=tuple(blocks)), *self._arithmetic.sections()]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from featherlight.recipes.arithmetic import PrecisionName
 from featherlight.recipes.config import from_mapping, split_toml
 from featherlight.recipes.optimizer_config import BY_GRADIENT, OptimizerConfig
 
@@ -46,6 +47,8 @@ class FinetuneConfig:
         evaluations: how often the validation rows are looked at in a run.
         seed: of everything random.
         dtype: of the weights, "auto" for the source's own.
+        precision: in which steps are computed, "fp32" for the format of the weights, "bf16", or "fp16" with dynamic loss
+            scaling for methods that go by gradients.
         base: how the weights of linear layers are held: "float", or "int8" or "int4" for forward-only training or adapters.
         merge_rank: directions up to which steps are kept beside an int8 or int4 weight before they are rounded into it.
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
@@ -76,6 +79,7 @@ class FinetuneConfig:
     evaluations: int = 10
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: PrecisionName = "fp32"
     base: Literal["float", "int8", "int4"] = "float"
     merge_rank: int = 256
     device: str = "auto"

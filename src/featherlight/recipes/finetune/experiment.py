@@ -23,6 +23,7 @@ from featherlight.objective import (
     finite,
 )
 from featherlight.optim.zeroth_order import Journal
+from featherlight.recipes.arithmetic import arithmetic
 from featherlight.recipes.config import to_toml
 from featherlight.recipes.finetune.anchors import Anchors
 from featherlight.recipes.finetune.config import RECIPE, FinetuneConfig
@@ -103,7 +104,7 @@ class _Finetune:
         self.problem = problem
         self.display = display
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
-
+        self._arithmetic = arithmetic(config.precision, method=config.method)
         self.anchors = self._anchors() if METHODS[config.method].anchored else None
 
     @property
@@ -123,7 +124,7 @@ class _Finetune:
             journal=journal,
             meter=meter,
         )
-        return METHODS[self.config.method].build(setup)
+        return self._arithmetic.scaled(METHODS[self.config.method].build(setup))
 
     def objective(self, step: int, meter: Meter) -> Objective:
         if self.anchors is not None and self.anchors.is_anchor(step):
@@ -132,9 +133,9 @@ class _Finetune:
         batch = self.problem.batch(self.problem.train, rows)
         seed, micro_batch = self._dropout_seed(step), self.config.micro_batch
         if self.config.objective == "metric":
-            score = self.problem.loss.scores
+            score = self._arithmetic.lowered(self.problem.loss.scores)
             return RewardObjective(self.model, batch, score, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
-        loss = finite(self.problem.loss, step, rows)
+        loss = self._arithmetic.lowered(finite(self.problem.loss, step, rows))
         objective = BatchObjective(self.model, batch, loss, micro_batch=micro_batch, dropout_seed=seed, meter=meter)
         clip = self.config.optimizer.clip
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
@@ -171,6 +172,7 @@ class _Finetune:
         """Rows of similar lengths together, no more tokens at once than in a small batch."""
         scores = self.config.objective == "metric"
         loss = MinusScores(self.problem.loss.scores) if scores else finite(self.problem.loss, step, rows)
+        loss = self._arithmetic.lowered(loss)
         chunks = self.problem.batches(self.problem.train, indices=torch.as_tensor(rows), fewest=_FEWEST_PROBED)
         seed = self._dropout_seed(step)
         return StreamedObjective(self.model, chunks, loss, num_examples=len(rows), dropout_seed=seed, meter=meter)
@@ -188,7 +190,8 @@ class _Finetune:
         task = self.problem.task
         logits, labels, losses = predict_all(self.model, self.problem.loss, self.problem.batches(self.problem.valid))
         self._last = logits, labels
-        return [Evaluation(values={task.metric: task.score(logits, labels, losses)}, loss=float(losses.mean()))]
+        values = {task.metric: task.score(logits, labels, losses)}
+        return self._arithmetic.noted([Evaluation(values=values, loss=float(losses.mean()))])
 
     def facts(self) -> Mapping[str, str]:
         """What was trained on what."""
@@ -207,12 +210,13 @@ class _Finetune:
             "trained parameters": self._trained(),
             "learning rate": f"{config.optimizer.lr:g}",
             **({} if self.anchors is None else self._anchor_facts(self.anchors)),
+            **self._arithmetic.facts(),
         }
 
     def sections(self) -> Sequence[Section]:
         known = self.problem.labels
         if known is None or known.is_regression:
-            return ()
+            return self._arithmetic.sections()
         logits, labels = self._last
         counts = confusion(logits.argmax(-1), labels, known.num_outputs)
         table = ConfusionTable(
@@ -220,7 +224,7 @@ class _Finetune:
             counts=tuple(map(tuple, counts.tolist())),
             caption="Validation rows, at the end of the run.",
         )
-        return [Section(title="Confusion", blocks=(table,))]
+        return [Section(title="Confusion", blocks=(table,)), *self._arithmetic.sections()]
 
     def write_model(self, path: Path) -> None:
         dequantize(self.model)

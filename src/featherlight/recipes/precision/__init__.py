@@ -1,0 +1,1 @@
+"""Training in number formats of few bits: real ones, and emulated ones beside them."""

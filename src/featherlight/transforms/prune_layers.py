@@ -50,6 +50,15 @@ class WeightSite:
         assert isinstance(found, nn.Parameter), "only parameters are sites"
         return found
 
+    def before(self, kind: type[nn.Module]) -> Tensor:
+        """What a parametrization of a kind is handed."""
+        value: Tensor = self.parameter
+        for one in self.chain or ():
+            if type(one) is kind:
+                break
+            value = one(value)
+        return value
+
     @property
     def chain(self) -> parametrize.ParametrizationList | None:
         """Its parametrizations; None without any."""
@@ -122,6 +131,8 @@ def bake(site: WeightSite, kind: type[nn.Module]) -> None:
         )
     if len(chain) == 1:
         parametrize.remove_parametrizations(site.module, site.own, leave_parametrized=True)
+        held = site.module._parameters  # removal puts the weight last, and optimizers know parameters by their order
+        held.update({own: held.pop(own) for own in ("weight", "bias") if own in held})
         return
     with torch.no_grad():
         chain.original.copy_(site.tensor)  # pyright: ignore[reportCallIssue]

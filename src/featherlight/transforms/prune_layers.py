@@ -126,8 +126,8 @@ def bake(site: WeightSite, kind: type[nn.Module]) -> None:
     assert chain is not None, "only what is installed is baked"
     if type(chain[-1]) is not kind:
         raise ValueError(
-            f"`{site.name}` went through {type(chain[-1]).__name__} after this transform, which must be converted first. Convert in "
-            "the opposite order of `prepare`, as TransformStack does."
+            f"`{site.name}` went through {type(chain[-1]).__name__} after this transform, which must be converted first. "
+            "Convert in the opposite order of `prepare`, as TransformStack does."
         )
     if len(chain) == 1:
         parametrize.remove_parametrizations(site.module, site.own, leave_parametrized=True)
@@ -168,8 +168,8 @@ def _check(model: nn.Module, sites: Mapping[str, WeightSite]) -> None:
         parameter = site.parameter
         if len(names := uses[id(parameter)]) > 1:
             raise ValueError(
-                f"`{name}` is tied: one tensor is {' and '.join(names)}, and a transform of the one would break the tie. Leave it "
-                "out by naming the other layers, or untie it."
+                f"`{name}` is tied: one tensor is {' and '.join(names)}, and a transform of the one would break the tie. Leave "
+                "it out by naming the other layers, or untie it."
             )
         if not parameter.dtype.is_floating_point:
             raise ValueError(f"`{name}` is of {parameter.dtype}, and weights must be floats. Load the float model.")

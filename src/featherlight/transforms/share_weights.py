@@ -143,8 +143,8 @@ class ShareWeights:
         size, weight = self._size(site), site.tensor
         if size > weight.numel():
             raise ValueError(
-                f"`{site.name}` has {weight.numel()} weights, fewer than the {size} codes that they would share. Give it fewer, or "
-                "leave it out."
+                f"`{site.name}` has {weight.numel()} weights, fewer than the {size} codes that they would share. Give it fewer, "
+                "or leave it out."
             )
         return SharedValues(site.parameter, weight, size, dtype=self.codebook, fixed=fixed)
 

@@ -70,11 +70,13 @@ def test_centroids_get_the_sums_of_their_weights_gradients_and_codes_stay():
     Squares(plain)()
     expected = torch.stack([plain[0].weight.grad[chain[0].index == k].sum() for k in range(1, 6)])
     torch.testing.assert_close(chain[0].centroids.grad, expected)
-    assert chain.original.grad is None and not chain.original.requires_grad
+    assert chain.original.grad is None
+    assert not chain.original.requires_grad
     names = [name for name, one in model.named_parameters() if one.requires_grad]
     assert "0.parametrizations.weight.0.centroids" in names
     transform.convert(model)
-    assert len(model[0].weight.unique()) <= 5 and model[0].weight.requires_grad
+    assert len(model[0].weight.unique()) <= 5
+    assert model[0].weight.requires_grad
     assert not any(isinstance(one, SharedValues) for one in model.modules())
 
 
@@ -114,7 +116,8 @@ def test_pruned_and_shared_on_one_model_and_taken_up_half_way_to_the_same_bits()
     assert (weights == 0).float().mean() >= 0.5
     for layer in (whole[0], whole[2]):
         values = layer.weight[layer.weight != 0].unique()
-        assert 0 < len(values) <= 4 and torch.equal(values, values.bfloat16().float())
+        assert 0 < len(values) <= 4
+        assert torch.equal(values, values.bfloat16().float())
 
 
 def test_converting_in_the_wrong_order_is_refused():

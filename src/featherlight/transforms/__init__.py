@@ -1,9 +1,12 @@
 """From model to model: the seam that transforms share, pruning, shared weights, and a base held in few bits."""
 
+from featherlight.transforms.dead_units import DeadUnits, remove_dead_units, zero_dead_units
 from featherlight.transforms.protocols import ModelTransform, TransformStack
 from featherlight.transforms.prune import Prune, prune_weights
+from featherlight.transforms.prune_channels import ChannelsPruned, prune_channels
 from featherlight.transforms.prune_patterns import Global, LayerAdaptive, NOfM, PerLayer, SparsityPattern
 from featherlight.transforms.prune_schedule import AT_ONCE, CubicSchedule
+from featherlight.transforms.prune_sparse_kernels import use_sparse_kernels
 from featherlight.transforms.quantize_base import QuantizedBase, dequantize, quantize_base
 from featherlight.transforms.share_weights import ShareWeights
 from featherlight.transforms.share_weights_codes import FixedCodes, Reassigned, rate_distortion_codes
@@ -12,7 +15,9 @@ from featherlight.transforms.share_weights_rate import RatePenalty, estimated_bi
 
 __all__ = [
     "AT_ONCE",
+    "ChannelsPruned",
     "CubicSchedule",
+    "DeadUnits",
     "FixedCodes",
     "Global",
     "LayerAdaptive",
@@ -30,7 +35,11 @@ __all__ = [
     "estimated_bits",
     "expected_bits_per_weight",
     "kmeans_1d",
+    "prune_channels",
     "prune_weights",
     "quantize_base",
     "rate_distortion_codes",
+    "remove_dead_units",
+    "use_sparse_kernels",
+    "zero_dead_units",
 ]

@@ -105,8 +105,9 @@ def _run(
             pruner.step()
     except (IndexError, RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be pruned by channels ({type(error).__name__}: {error}): torch-pruning does not follow "
-            "something in it, such as a shortcut that pads channels with zeros. The model may be changed in part; load it again."
+            f"{type(model).__name__} cannot be pruned by channels ({type(error).__name__}: {error}): torch-pruning does not "
+            "follow something in it, such as a shortcut that pads channels with zeros. The model may be changed in part; load "
+            "it again."
         ) from error
     finally:
         model.train(training)

@@ -6,8 +6,8 @@
 A matrix with zeros in it takes as long as one without. Sparse matrices (CSR) are multiplied by torch's own kernel, which has to
 beat dense products that use every lane of the processor. Two in four are multiplied by the units that GPUs have for it, where
 there is such a GPU; elsewhere they stay dense matrices with zeros. Channels that are removed leave smaller dense matrices, which
-are faster anywhere. All sides of a row are run in turn, in one thread, without gradients, and timed by the clock of the process; `speedup` is the time of the dense
-side over that of the other, round by round.
+are faster anywhere. All sides of a row are run in turn, in one thread, without gradients, and timed by the clock of the process;
+`speedup` is the time of the dense side over that of the other, round by round.
 """
 
 import argparse

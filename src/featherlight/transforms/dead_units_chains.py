@@ -120,7 +120,7 @@ class Chain:
         added_O = read @ value_P if isinstance(self.reader, nn.Linear) else read.sum(1) * value_P[0]
         if self.reader.bias is None:
             self.reader.bias = nn.Parameter(torch.zeros_like(added_O), requires_grad=weight.requires_grad)
-        self.reader.bias += added_O
+        self.reader.bias.add_(added_O)
 
     def keep_units(self, keep: Tensor) -> None:
         """Takes all other units out of the first layer, the norms and the reader."""

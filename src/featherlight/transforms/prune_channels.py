@@ -100,7 +100,7 @@ def _run(
                 global_pruning=together,
                 pruning_ratio=sparsity,
                 ignored_layers=kept,
-                round_to=multiple_of,
+                round_to=multiple_of or 1,
             )
             pruner.step()
     except (IndexError, RuntimeError, TypeError, AttributeError) as error:

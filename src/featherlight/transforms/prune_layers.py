@@ -64,7 +64,7 @@ class WeightSite:
         """Its parametrizations; None without any."""
         if not parametrize.is_parametrized(self.module, self.own):
             return None
-        found = self.module.parametrizations[self.own]  # pyright: ignore[reportIndexIssue]
+        found = self.module.get_submodule(f"parametrizations.{self.own}")
         assert isinstance(found, parametrize.ParametrizationList), "torch keeps them so"
         return found
 
@@ -153,8 +153,7 @@ def _all_sites(model: nn.Module) -> list[WeightSite]:
     for prefix, module in model.named_modules():
         if isinstance(module, LAYERS):
             for own in ("weight", "bias"):
-                held = module.parametrizations if parametrize.is_parametrized(module, own) else module._parameters
-                if own in held and (held[own] is not None):
+                if parametrize.is_parametrized(module, own) or module._parameters.get(own) is not None:
                     found.append(WeightSite(name=f"{prefix}.{own}".removeprefix("."), module=module, own=own))
     return found
 

@@ -1,5 +1,8 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and fake quantization."""
 
+from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
+
+from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
 from featherlight.functional.float_formats import (
     FORMATS,
     BlockFormat,
@@ -10,8 +13,6 @@ from featherlight.functional.float_formats import (
     round_to,
     two_level_scales,
 )
-
-from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
@@ -31,6 +32,7 @@ __all__ = [
     "FORMATS",
     "SIGNS_PER_BLOCK",
     "BlockFormat",
+    "EntropyModel",
     "FloatFormat",
     "IntegerGrid",
     "LowRankChange",
@@ -43,6 +45,7 @@ __all__ = [
     "fake_quantize_learned",
     "float32_scales",
     "grid_codes",
+    "level_contexts",
     "pack_signs",
     "philox_4x32",
     "power_of_two_scales",
@@ -50,6 +53,7 @@ __all__ = [
     "random_words",
     "round_to",
     "signs_at",
+    "soft_assign",
     "symmetric_high",
     "two_level_scales",
     "unpack_signs",

@@ -14,6 +14,7 @@ from featherlight.recipes.config import RunConfig, changed, nearest, read_toml
 
 FAMILIES = (
     "classify",
+    "compress",
     "dbn",
     "finetune",
     "forecast",

@@ -1,5 +1,6 @@
-"""Pure tensor functions: counter-based random bits, and matrices kept as small whole numbers."""
+"""Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and what their levels cost."""
 
+from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor
@@ -17,16 +18,19 @@ from featherlight.functional.signs import (
 
 __all__ = [
     "SIGNS_PER_BLOCK",
+    "EntropyModel",
     "IntegerGrid",
     "LowRankChange",
     "QuantizedTensor",
     "Segment",
     "SignBits",
     "SignStream",
+    "level_contexts",
     "pack_signs",
     "philox_4x32",
     "random_signs",
     "random_words",
     "signs_at",
+    "soft_assign",
     "unpack_signs",
 ]

@@ -1,5 +1,7 @@
 """The compressed model file: every byte accounted for, decoded to the same bits anywhere."""
 
+from featherlight.archive.inspecting import Account, Row, inspect_archive
+
 from featherlight.archive.codings import CODINGS, Ans, LevelCoding, Mixed
 from featherlight.archive.header import Entry
 from featherlight.archive.huffman import GapHuffman
@@ -9,13 +11,16 @@ from featherlight.archive.writing import write_archive
 
 __all__ = [
     "CODINGS",
+    "Account",
     "Ans",
     "Archive",
     "Entry",
     "GapHuffman",
     "LevelCoding",
     "Mixed",
+    "Row",
     "expand",
+    "inspect_archive",
     "load_into",
     "write_archive",
 ]

@@ -1,7 +1,6 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and fake quantization."""
 
 from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
-
 from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
 from featherlight.functional.float_formats import (
     FORMATS,

@@ -37,6 +37,15 @@ def fake_copy(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return made
 
 
+def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Gives up the contents of all tensors of a model that is fake in part."""
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None and not isinstance(tensor, FakeTensor):
+                    store[name] = mode.from_tensor(tensor)  # pyright: ignore[reportArgumentType]
+
+
 def fake_batch(batch: Batch, mode: FakeTensorMode) -> dict[str, Tensor]:
     """The tensors of a batch without their contents."""
     return {name: one if isinstance(one, FakeTensor) else mode.from_tensor(one) for name, one in batch.items()}

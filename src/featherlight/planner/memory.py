@@ -1,7 +1,7 @@
 """The peak memory of training steps, by category, without running the model.
 
-Any module, batch and optimizer: forward, backward and optimizer step are done on fake tensors (`trace.py`), by torch's own autograd and
-the optimizer's own code. What is seen there is what the profiler counts on a CPU.
+Any module, batch and optimizer: forward, backward and optimizer step are done on fake tensors (`trace.py`), by torch's own
+autograd and the optimizer's own code. What is seen there is what the profiler counts on a CPU.
 """
 
 import copy
@@ -77,7 +77,7 @@ def predict_step(
     """Predicts the peak memory of the first steps of a training run; nothing is computed and nothing of its size allocated.
 
     Args:
-        model: real, on the meta device, or of fake tensors; is left as it is.
+        model: real or on the meta device, which is left as it is; or of fake tensors, which is trained on.
         batch: real tensors, whose contents are followed where they are small, or fake ones; B rows each.
         objective: makes the objective of a step from a model and a batch, as `lambda m, b: BatchObjective(m, b, loss)`.
         optimizer: makes the optimizer from the model.
@@ -96,7 +96,7 @@ def predict_step(
     """
     mode = fake_mode_of(model) or new_fake_mode()
     with _told():
-        ready = fake_copy(model, mode).train(training)
+        ready = (model if fake_mode_of(model) is not None else fake_copy(model, mode)).train(training)
         inputs = fake_batch(batch, mode)
         trace = Trace(mode)
         for kind, tensors in (("weights", [*ready.parameters(), *ready.buffers()]), ("inputs", list(inputs.values()))):

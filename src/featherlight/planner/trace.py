@@ -20,6 +20,7 @@ from featherlight.planner.known_values import KnownValues
 from featherlight.planner.workspace import inside
 
 _READ = torch.ops.aten._local_scalar_dense.default
+_COMPARE = (torch.ops.aten.allclose.default, torch.ops.aten.equal.default)
 _DEVICE = torch.ops.prim.device.default
 
 
@@ -97,6 +98,8 @@ class Trace(TorchDispatchMode):
             return args[0].fake_device
         if func is _READ:
             return self._read(args[0])
+        if func in _COMPARE:
+            return self._compare(func, args, kwargs)
         try:
             out = func(*args, **kwargs)
         except DynamicOutputShapeException:
@@ -134,6 +137,12 @@ class Trace(TorchDispatchMode):
         if self.strict:
             raise UntraceableError("its forward pass reads a number that depends on the contents of tensors")
         return {torch.bool: True}.get(tensor.dtype, 1.0 if tensor.dtype.is_floating_point else 1)
+
+    def _compare(self, func: Any, args: Any, kwargs: Any) -> bool:
+        known = self.known.compute(func, args, kwargs)
+        if known is None and self.strict:
+            raise UntraceableError("its forward pass compares tensors of unknown contents")
+        return True if known is None else known
 
     def _gone(self, key: int) -> None:
         self._note(self._blocks.pop(key)[1], -1)

@@ -146,7 +146,7 @@ def _softmax(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> I
 
 
 def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Inside:
-    """oneDNN's buffers of a product in 16 bits: a strip of the right side (and of a left one that lies across) and a tile of sums for each thread."""
+    """oneDNN's buffers of a product in 16 bits, for each thread: strips of what lies across, and a tile of sums."""
     left = args[-2]
     if out.dtype not in (torch.bfloat16, torch.float16) or out.device.type != "cpu":
         return _NOTHING

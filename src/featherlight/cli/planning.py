@@ -24,7 +24,5 @@ def plan(
     from featherlight.recipes.plan.command import Asked
     from featherlight.recipes.plan.command import plan as carry_out
 
-    asked = Asked(
-        model=model, data=data, batch=batch, length=length, task=task, memory=memory, device=device or "auto"
-    )
+    asked = Asked(model=model, data=data, batch=batch, length=length, task=task, memory=memory, device=device or "auto")
     carry_out(asked, as_json=as_json, console=console)

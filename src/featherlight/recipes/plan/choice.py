@@ -40,7 +40,9 @@ class Row:
     fits: bool
 
 
-def predict(subject: Subject, way: Way, rows: int, *, memory: int | None, rate: float) -> Row:
+def predict(
+    subject: Subject, way: Way, rows: int, *, memory: int | None, rate: float, baseline: int | None = None
+) -> Row:
     """Predicts one way.
 
     Args:
@@ -49,6 +51,7 @@ def predict(subject: Subject, way: Way, rows: int, *, memory: int | None, rate: 
         rows: of the batch.
         memory: bytes that the process may take; None is no limit.
         rate: floating-point operations a second, from `machine_rate`.
+        baseline: bytes of the process beside the steps; None takes what this one has taken.
     """
     followed = rows if way.micro_batch is None else min(rows, _PASSES * way.micro_batch)
     case = subject.case(way, followed)
@@ -58,7 +61,7 @@ def predict(subject: Subject, way: Way, rows: int, *, memory: int | None, rate: 
     )
     if followed < rows:
         step = _of_all_rows(step, followed, rows)
-    process = predict_process(step, loaded=case.loaded)
+    process = predict_process(step, loaded=case.loaded, baseline=baseline)
     fits = memory is None or process.total <= memory
     return Row(way=way, rows=rows, step=step, process=process, seconds=step.flops / rate, fits=fits)
 
@@ -88,25 +91,27 @@ def recommend(rows: Sequence[Row]) -> tuple[Row | None, str]:
         return best, "it has a gradient of every weight" + (
             "" if best.way.micro_batch is None else ", and its smaller passes are the same steps"
         )
-    return best, f"the better ways do not fit; {best.way.quality}"
+    return best, "the better ways do not fit"
 
 
-def largest_batch(subject: Subject, way: Way, memory: int, *, most: int = _MOST_ROWS) -> int | None:
+def largest_batch(subject: Subject, way: Way, memory: int, baseline: int, *, most: int = _MOST_ROWS) -> int | None:
     """The most rows of a batch whose predicted process fits; None if not even one does."""
+    if way.micro_batch is not None:
+        return most
 
     def peak(rows: int) -> int:
-        return predict(subject, way, rows, memory=memory, rate=1.0).process.total
+        return predict(subject, way, rows, memory=memory, rate=1.0, baseline=baseline).process.total
 
     return largest_that_fits(peak, memory, most)
 
 
-def largest_pass(subject: Subject, way: Way, memory: int) -> Way | None:
+def largest_pass(subject: Subject, way: Way, memory: int, baseline: int) -> Way | None:
     """The way with as many rows a pass as fit, all of them if they do; None if not even one row does."""
     whole = replace(way, micro_batch=None)
 
     def peak(rows: int) -> int:
         one = whole if rows == subject.rows else micro_batched(whole, rows)
-        return predict(subject, one, subject.rows, memory=memory, rate=1.0).process.total
+        return predict(subject, one, subject.rows, memory=memory, rate=1.0, baseline=baseline).process.total
 
     found = largest_that_fits(peak, memory, subject.rows)
     if found is None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from featherlight.data import Labels, load_text
 from featherlight.planner.memory import CATEGORIES
+from featherlight.planner.process import resident_bytes
 from featherlight.planner.sizes import parse_size
 from featherlight.recipes.plan.choice import (
     Row,
@@ -23,9 +24,9 @@ from featherlight.recipes.plan.choice import (
     recommend,
     require_weights_fit,
 )
-from featherlight.recipes.plan.subject import ReadySubject, Subject, from_function, from_recipe, is_recipe, silent_workspace
+from featherlight.recipes.plan.subject import Subject, from_function, from_recipe, is_recipe, silent_workspace
 from featherlight.recipes.plan.text import text_subject
-from featherlight.recipes.plan.ways import ways
+from featherlight.recipes.plan.ways import FULL, NOTES, ways
 from featherlight.trainer import tracker
 
 _DEFAULT_ROWS = 16
@@ -59,8 +60,8 @@ class Asked:
                 raise ValueError(f"`--{name}` must be at least 1; got {value}.")
         if self.device not in ("auto", "cpu"):
             raise ValueError(
-                f"`--device` {self.device}: kernels of that device use workspace that is not known here, so a plan is for the CPU. "
-                "Its tensors take the same there; leave `--device` out."
+                f"`--device` {self.device}: the workspace of that device's kernels is not known here, so a plan is for the CPU. "
+                "Most tensors take the same there; leave `--device` out."
             )
         if self.task not in ("auto", "classification", "regression", "lm"):
             raise ValueError(f"`--task` must be auto, classification, regression or lm; got {self.task!r}.")
@@ -81,7 +82,7 @@ def plan(asked: Asked, *, as_json: bool, console: Console) -> None:
     best, reason = recommend(rows)
     most = None
     if memory is not None and best is not None:
-        most = largest_batch(subject, best.way, memory)
+        most = largest_batch(subject, best.way, memory, best.process.baseline)
     if as_json:
         typer.echo(json.dumps(_as_json(subject, rows, best, reason, memory, most)))
         return
@@ -104,12 +105,19 @@ def subject_of(asked: Asked, scratch: Path) -> Subject:
 def predicted(subject: Subject, memory: int | None, console: Console) -> list[Row]:
     """All ways, predicted, with a bar."""
     rate = machine_rate()
+    baseline = settled_baseline(subject)
     chosen = ways(subject.rows, is_text=subject.is_text)
     track = tracker(console)
     return [
-        predict(subject, way, subject.rows, memory=memory, rate=rate)
+        predict(subject, way, subject.rows, memory=memory, rate=rate, baseline=baseline)
         for way in track(chosen, "predicting", len(chosen))
     ]
+
+
+def settled_baseline(subject: Subject) -> int:
+    """What this process takes once all that a plan imports is there."""
+    subject.case(FULL, 1)
+    return resident_bytes()
 
 
 def _num_outputs(asked: Asked) -> int:
@@ -139,9 +147,7 @@ def _table(subject: Subject, rows: Sequence[Row], best: Row | None, memory: int 
     return table
 
 
-def _say(
-    subject: Subject, best: Row | None, reason: str, most: int | None, asked: Asked, console: Console
-) -> None:
+def _say(subject: Subject, best: Row | None, reason: str, most: int | None, asked: Asked, console: Console) -> None:
     lines = [
         "tensors and process: predicted peaks. Times are estimates: products counted, over the rate of one product here."
     ]
@@ -152,7 +158,8 @@ def _say(
         lines.append("its peak: " + ", ".join(f"{k} {in_gib(v)}" for k, v in best.step.categories.items() if v))
         if best.step.measured is not None:
             lines.append(f"measured by running steps, since {best.step.measured}")
-    if most is not None:
+    lines += NOTES
+    if most is not None and best is not None and best.way.micro_batch is None:
         lines.append(f"largest batch that fits this way: {most} rows, by prediction")
     if best is not None and best.way.flags is not None and subject.is_text:
         train = asked.data or "FILE"
@@ -190,6 +197,3 @@ def _as_json(
             for row in rows
         ],
     }
-
-
-__all__ = ["Asked", "ReadySubject", "plan", "predicted", "subject_of"]

@@ -36,6 +36,7 @@ class TextSubject:
         length: T, of all rows: a batch is planned as if it were full.
         num_outputs: of the head; None is a language model.
         dtype: of the weights; None is the config's own.
+        most: tokens that the model takes.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TextSubject:
     length: int
     num_outputs: int | None
     dtype: torch.dtype | None = None
+    most: int = 512
     is_text: bool = field(default=True, init=False)
 
     def case(self, way: Way, rows: int) -> Case:
@@ -91,10 +93,10 @@ class TextSubject:
             head = output_head(model, self.num_outputs)
         else:
             model = AutoModelForCausalLM.from_config(_config(path), **dtype)
-        fresh = frozenset(n for n, p in model.named_parameters() if head is not None and any(p is q for q in head.parameters()))
-        return Pretrained(
-            model=model, tokenizer=None, fresh=fresh, head=head, max_length=self.length, path=self.source
+        fresh = frozenset(
+            n for n, p in model.named_parameters() if head is not None and any(p is q for q in head.parameters())
         )
+        return Pretrained(model=model, tokenizer=None, fresh=fresh, head=head, max_length=self.length, path=self.source)
 
 
 def text_subject(
@@ -121,7 +123,9 @@ def text_subject(
         raise ValueError(f"`--length` {length} is more than {name} takes, {most} tokens. Lower it.")
     chosen = min(DEFAULT_LENGTH, most) if length is None else length
     kind = None if dtype == "auto" else getattr(torch, dtype)
-    return TextSubject(name=name, source=source, rows=rows, length=chosen, num_outputs=num_outputs, dtype=kind)
+    return TextSubject(
+        name=name, source=source, rows=rows, length=chosen, num_outputs=num_outputs, dtype=kind, most=most
+    )
 
 
 def _labels(count: int) -> Labels:

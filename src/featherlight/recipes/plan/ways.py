@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import torch
 
-_SAME = "the same steps as AdamW at once, up to rounding"
-_FEWER = "less to adapt with; often near full fine-tuning where the pretrained features are good"
-_FORWARD = "learns far less from an example than a gradient does; expect many more steps"
+_SAME = "the same steps"
+_FEWER = "fewer weights to adapt"
+_FORWARD = "many more steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,20 @@ class Way:
 
 FULL = Way(
     key="adamw",
-    title="AdamW, all weights but embeddings",
+    title="AdamW",
     method="adamw",
-    quality="the reference: a gradient of every weight",
+    quality="the reference",
     rank=0,
     flags="--method adamw",
 )
+
+
+NOTES = (
+    "the same steps: those of AdamW up to rounding, in smaller passes",
+    "fewer weights to adapt: often near full fine-tuning where the pretrained features are good",
+    "many more steps: two forward passes tell less about an example than a gradient does (docs/choosing.md)",
+)
+"""What the words on results mean."""
 
 
 def ways(rows: int, *, is_text: bool) -> list[Way]:
@@ -55,9 +63,9 @@ def ways(rows: int, *, is_text: bool) -> list[Way]:
     found += [
         Way(
             key="bf16",
-            title="AdamW, forward pass in bfloat16 (autocast)",
+            title="AdamW, autocast to bfloat16",
             method="adamw",
-            quality="nearly that of AdamW; 8 bits of precision in activations",
+            quality="nearly the same",
             rank=1,
             autocast=torch.bfloat16,
         ),
@@ -65,7 +73,7 @@ def ways(rows: int, *, is_text: bool) -> list[Way]:
             key="sgd",
             title="SGD without momentum",
             method="sgd",
-            quality="no moments to store; transformers train worse with it than with AdamW",
+            quality="slower, and worse on transformers",
             rank=4,
         ),
     ]

@@ -32,7 +32,7 @@ from featherlight.trainer.digests import weights_digest
 from featherlight.trainer.experiment import Experiment
 from featherlight.trainer.parallel import PARALLEL, Parallel
 from featherlight.trainer.run_directory import RunDirectory
-from featherlight.trainer.team import GroupGather, Pace
+from featherlight.trainer.team import GroupGather, Meeting, Pace
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _TIMEOUT = timedelta(hours=1)  # process 0 draws the report and writes the model while the others wait
@@ -49,12 +49,14 @@ class World:
         size: how many there are.
         local_rank: the number of this process on its machine; it trains on the CUDA device of that number.
         parallel: how a model is shared by them.
+        meeting: where a team meets that this process is part of, though it runs for itself; None for no team.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     parallel: Parallel = PARALLEL["ddp"]
+    meeting: Meeting | None = None
 
     @property
     def is_first(self) -> bool:

@@ -17,6 +17,7 @@ from featherlight.meter import AllocationPeak, Meter, allocation_peak
 from featherlight.objective import NonFiniteLossError, Objective
 from featherlight.optim.first_order import adopt_evaluation_weights, evaluation_weights
 from featherlight.trainer.distributed import World, shared
+from featherlight.trainer.enlisting import enlist, heeding
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
@@ -30,7 +31,6 @@ from featherlight.trainer.saves import keep_save, require_room
 from featherlight.trainer.scores import Scores
 from featherlight.trainer.summary import Identity, write_summary
 from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
-from featherlight.trainer.team import Alone, Lockstep
 from featherlight.transforms import TransformStack
 
 _PROFILED_STEPS = 2
@@ -177,7 +177,7 @@ class Run:
             self.world.check_optimizer(optimizer)
             if found is not None:
                 restore_optimizer(self, optimizer, found)
-            lockstep = self._enlist(stage, optimizer, found)
+            lockstep = enlist(self, stage, optimizer, found, journal)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
             if memory is None:
                 probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
@@ -192,7 +192,8 @@ class Run:
                     journal,
                     memory,
                 )
-                lockstep.finish()
+                ended_early = self.clock.interrupted and self.clock.progress < 1
+                lockstep.finish("interrupted" if ended_early else "finished")
                 adopt_evaluation_weights(optimizer, model=self.experiment.model, passes=self._passes())
                 transforms.convert(self.experiment.model)
                 return memory
@@ -200,19 +201,8 @@ class Run:
                 transforms.convert(self.experiment.model)
                 raise
             finally:
+                lockstep.close()
                 self.optimizer = None
-
-    def _enlist(self, stage: Stage, optimizer: Optimizer, found: TakenUp | None) -> Lockstep:
-        """Who measures the steps of a forward-only optimizer, and on which batches."""
-        records = [] if found is None or found.journal is None else found.journal.records
-        draws = sum(record.world for record in records)
-        epoch = records[-1].epoch + 1 if records else 0
-        given = {"seconds": self.clock.seconds, "epoch": epoch, "draws": draws, "digest_every": stage.digest_every}
-        together = self.world.enlist(optimizer, **given)
-        if together is None:
-            return Alone(ahead=draws - len(records))
-        self.clock.agree = together.pace.agree
-        return together
 
     def _passes(self) -> Iterator[Callable[[], object]]:
         """Forward passes over some batches of the stage, for BatchNorm statistics of averaged weights."""
@@ -240,7 +230,7 @@ class Run:
         journal: JournalWriter | None,
         memory: MemoryUse,
     ) -> MemoryUse:
-        with self.display.watch(self.meter, self.scores.text) as watcher:
+        with heeding(self), self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
             stage = self.experiment.stages[self.stage]
             update = partial(TransformStack(stage.transforms).update, self.experiment.model)

@@ -11,8 +11,12 @@ class Lockstep(Protocol):
         """The number of the batch that this process takes in a step, which is the coming one."""
         ...
 
-    def finish(self) -> None:
-        """Is called behind the last step."""
+    def finish(self, kind: str) -> None:
+        """Is called behind the last step; `kind` is "finished" or "interrupted"."""
+        ...
+
+    def close(self) -> None:
+        """Is called in the end, whatever happened."""
         ...
 
 
@@ -30,5 +34,8 @@ class Alone:
         """One for each step."""
         return step + self.ahead
 
-    def finish(self) -> None:
+    def finish(self, kind: str) -> None:
         """Nothing is left to do."""
+
+    def close(self) -> None:
+        """Nothing is open."""

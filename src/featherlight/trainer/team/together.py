@@ -94,9 +94,12 @@ class GroupGather:
         self._exchange(Measured(failed=True))
         self._raise(error)
 
-    def finish(self) -> None:
+    def finish(self, kind: str) -> None:
         """Compares the weights behind the last step; raises ValueError on all processes where they differ."""
         self._compare(self._group.gather(digest_of(self._optimizer)), self._optimizer.steps_done)
+
+    def close(self) -> None:
+        """The group itself is closed by who opened it."""
 
     def _compare(self, digests: Sequence[bytes], steps: int) -> None:
         require_agreement(dict(enumerate(digests)), steps, self._digest_every)

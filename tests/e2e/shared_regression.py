@@ -5,6 +5,7 @@ It has no BatchNorm, whose statistics would be those of each process's own rows,
 
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Config:
     weights_differ: bool = False
     method: Literal["adamw", "zo", "lozo"] = "adamw"
     digest_every: int = 4
+    pause: float = 0.0
     seed: int = 0
 
     def experiment(self, workspace: Workspace) -> Experiment:
@@ -119,6 +121,7 @@ class _Regression:
         return {"base": base, "data": "rows", "seed": self.config.seed}
 
     def objective(self, step: int, meter: Meter) -> Objective:
+        time.sleep(self.config.pause)
         start = step % 6 * BATCH
         rows = range(start, min(start + BATCH, ROWS))
         x = self.x[rows.start : rows.stop].clone()

@@ -33,4 +33,4 @@ class Meeting:
                 f"`--team {text}` says neither where to wait nor where to join. Give a port, such as `--team 29400` (or "
                 "29400+2, to wait for two members before the first step), to host a team, and `--team HOST:29400` to join it."
             )
-        return cls(host=host, port=int(port), hosts=not host, members=int(members or 0))
+        return cls(host=host.strip("[]"), port=int(port), hosts=not host, members=int(members or 0))

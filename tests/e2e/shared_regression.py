@@ -125,7 +125,7 @@ class _Regression:
         start = step % 6 * BATCH
         rows = range(start, min(start + BATCH, ROWS))
         x = self.x[rows.start : rows.stop].clone()
-        if step == 7:
+        if step == 7 or (step > 7 and self.happen == "alter"):
             self._happen(x)
         objective: Any = BatchObjective(
             self.model,
@@ -143,6 +143,7 @@ class _Regression:
         elif self.happen == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.happen == "alter":
+            self.happen = None
             with torch.no_grad():
                 self.model.leave.weight[0, 0] += 1
         elif self.happen == "error":

@@ -1,5 +1,7 @@
 """Teams of real processes: killed, late, stale, wrong, and without a host."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,46 @@ def test_places_of_teams_are_read():
     assert Meeting.parse("29400") == Meeting(host="", port=29400, hosts=True)
     assert Meeting.parse(":29400+2") == Meeting(host="", port=29400, hosts=True, members=2)
     assert Meeting.parse("[::1]:29400") == Meeting(host="::1", port=29400, hosts=False)
+
+
+def test_the_odd_one_of_three_is_named_and_all_stop(tmp_path: Path) -> None:
+    port = free_port()
+    config = Config(method="zo", digest_every=10)
+    host = Process.start(tmp_path / "host", config, f"{port}+2")
+    assert until(lambda: "waiting for 2 members" in host.said)
+    join = f"127.0.0.1:{port}"
+    sound = Process.start(tmp_path / "sound", config, join)
+    odd = Process.start(tmp_path / "odd", Config(method="zo", digest_every=10, happen="alter"), join)
+    assert host.wait() == 1
+    assert [one.wait() for one in (sound, odd)] == [130, 130]
+    assert "came to other weights than the 2 that agree, between step 0 and step 10" in host.said
+    assert all("than the 2 that agree" in one.said for one in (sound, odd))
+    assert len(host.records) == 10
+
+
+def test_who_is_asked_to_stop_leaves_and_the_host_takes_all_along(tmp_path: Path) -> None:
+    port = free_port()
+    host = Process.start(tmp_path / "host", CONFIG, f"{port}+2")
+    assert until(lambda: "waiting for 2 members" in host.said)
+    leaves, stays = (Process.start(tmp_path / name, CONFIG, f"127.0.0.1:{port}") for name in ("leaves", "stays"))
+    assert until(lambda: len(leaves.records) >= 4)
+    os.kill(leaves.pid, signal.SIGTERM)
+    assert leaves.wait() == 130
+    known = len(host.records)
+    assert until(lambda: len(host.records) >= known + 4)
+    os.kill(host.pid, signal.SIGTERM)
+    assert [host.wait(), stays.wait()] == [130, 130]
+    assert "the team was interrupted" in stays.said
+    assert [one.as_dict() for one in stays.records] == [one.as_dict() for one in host.records]
+    assert host.records[-1].world == 2
+
+
+def test_a_loss_that_is_not_finite_ends_the_team(tmp_path: Path) -> None:
+    port = free_port()
+    config = Config(method="zo")
+    host = Process.start(tmp_path / "host", config, f"{port}+1")
+    assert until(lambda: "waiting for 1 members" in host.said)
+    member = Process.start(tmp_path / "member", Config(method="zo", happen="not finite"), f"127.0.0.1:{port}")
+    assert [host.wait(), member.wait()] == [130, 130]
+    assert len(host.records) == len(member.records) == 3
+    assert "the loss of step 7 is not finite" in (tmp_path / "host" / "summary.json").read_text()

@@ -11,7 +11,7 @@ from tests.properties.team_machine import FACTS, TeamMachine
 
 TestTeam = TeamMachine.TestCase
 TestTeam.settings = settings(
-    max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ def _join(run: Run, optimizer: ZerothOrderSGD, journal: JournalWriter, meeting: 
     return gather
 
 
-def _facts(optimizer: ZerothOrderSGD, replay: Replay, fitted: str) -> Mapping[str, str]:
+def _facts(optimizer: ZerothOrderSGD, replay: Replay, fitted: str) -> dict[str, str]:
     """What all of a team must share, by names for people."""
     header = {name: value for name, value in replay.header.items() if name != _OWN}
     trained = [[t.name, list(t.parameter.shape), str(t.parameter.dtype), t.group, t.scale] for t in optimizer.targets]

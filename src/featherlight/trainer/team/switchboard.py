@@ -5,6 +5,7 @@ import queue
 import selectors
 import socket
 import struct
+import sys
 import threading
 import time
 from typing import NamedTuple
@@ -18,6 +19,8 @@ PATIENCE = 8.0
 _PULSE = 2.0
 _LOOK = 0.25
 _CHUNK = 1 << 16
+_LINEAR_TIMEOUTS = 16
+"""TCP_THIN_LINEAR_TIMEOUTS: a small packet that is lost twice is not waited for twice as long."""
 
 
 class Heard(NamedTuple):
@@ -32,6 +35,8 @@ class _Line:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            connection.setsockopt(socket.IPPROTO_TCP, _LINEAR_TIMEOUTS, 1)
         self.socket = connection
         self.buffer = bytearray()
         self.lock = threading.Lock()

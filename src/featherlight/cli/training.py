@@ -20,6 +20,11 @@ from featherlight.cli.app import (
     typed,
 )
 
+Team = Annotated[
+    str | None,
+    typer.Option(help="Forward-only with others: PORT hosts a team, HOST:PORT joins it.", show_default=False),
+]
+
 
 @app.command()
 def finetune(
@@ -67,6 +72,7 @@ def finetune(
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    team: Team = None,
     tracker: Tracker = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
     as_json: Json = False,
@@ -83,7 +89,7 @@ def finetune(
     from featherlight.recipes.finetune.command import plan_finetune
     from featherlight.recipes.finetune.out_of_memory import explained_out_of_memory
 
-    with command.processes(None) as world:
+    with command.processes(None, team) as world:
         settings = settings_of(as_json=as_json, tracker=tracker)
         if resume is not None:
             refuse_settings(given, config, change, lr is not None, out, dry_run)
@@ -119,6 +125,7 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    team: Team = None,
     tracker: Tracker = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
     as_json: Json = False,
@@ -128,7 +135,7 @@ def run(
     from featherlight.recipes.catalogue import find
     from featherlight.recipes.runner import plan_runs
 
-    with command.processes(parallel) as world:
+    with command.processes(parallel, team) as world:
         settings = settings_of(as_json=as_json, tracker=tracker)
         if (recipe is None) == (resume is None):
             raise ValueError(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from featherlight.recipes.runner import ALONE, Plan, describe, resume, run_all
 from featherlight.report import headline, read_run, write_report
-from featherlight.trainer import Display, Finished, Listener, RunDirectory, Workspace, World, joined
+from featherlight.trainer import Display, Finished, Listener, Meeting, RunDirectory, Workspace, World, joined
 
 Listeners = Callable[[Path], Sequence[Listener]]
 """Makes the listeners of a run from its directory."""
@@ -23,12 +23,17 @@ _NOT_FINITE, _INTERRUPTED = 3, 130
 
 
 @contextmanager
-def processes(parallel: str | None) -> Iterator[World]:
+def processes(parallel: str | None, team: str | None = None) -> Iterator[World]:
     """The processes that `torchrun` started, or this one alone; process 0 exits with the run's code, the others with 0.
 
+    With a team it is this one, which meets others on its way.
+
     Raises:
-        ValueError: `parallel` names no way to share a model, or there is nobody to share it with.
+        ValueError: `parallel` names no way to share a model, or there is nobody to share it with; `team` says no place.
     """
+    if team is not None:
+        yield World(meeting=Meeting.parse(team))
+        return
     code = 0
     with joined(parallel) as world:
         try:

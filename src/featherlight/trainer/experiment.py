@@ -60,6 +60,7 @@ class Stage:
         transforms: what the model is put through: prepared before the optimizer is made, moved along before each step, and
             baked in at the end of the stage. A run is journalled only without any.
         training: whether the model is in training mode during steps.
+        digest_every: steps between comparisons of the weights where several processes train without sharing gradients.
         measured: whether a step, by its number, is one to measure memory on. On a CPU the profiler notes each operation of
             it, which a step of very many forward passes has too many of.
         prepare: brings the model into the shape of this stage; runs on every start, and must come to the same each time.
@@ -74,6 +75,7 @@ class Stage:
     schedule: Schedule = SCHEDULES["constant"]
     transforms: Sequence[ModelTransform] = ()
     training: bool = True
+    digest_every: int = 200
     measured: Callable[[int], bool] = lambda step: True
     prepare: Callable[[], None] = lambda: None
     begin: Callable[[], str | None] = lambda: None

@@ -47,6 +47,7 @@ class FinetuneConfig:
         allow_truncation: goes on if more than 1% of the tokens are cut off.
         valid_fraction: share of `train` that is split off where `valid` is None.
         evaluations: how often the validation rows are looked at in a run.
+        digest_every: steps between comparisons of the weights of several processes that train forward-only.
         seed: of everything random.
         dtype: of the weights, "auto" for the source's own.
         precision: in which steps are computed, "fp32" for the format of the weights, "bf16", or "fp16" with dynamic loss
@@ -80,6 +81,7 @@ class FinetuneConfig:
     allow_truncation: bool = False
     valid_fraction: float = 0.1
     evaluations: int = 10
+    digest_every: int = 200
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     precision: PrecisionName = "fp32"
@@ -89,7 +91,7 @@ class FinetuneConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations")
+        positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations", "digest_every")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -74,6 +74,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
                 budget=Budget(steps=config.steps, minutes=config.minutes),
                 schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=method.dropout,
+                digest_every=config.digest_every,
                 measured=finetune.is_measured,
                 begin=finetune.head_start,
             )

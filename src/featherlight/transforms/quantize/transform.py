@@ -16,8 +16,6 @@ from featherlight.transforms.quantize.graph import (
     OBSERVES,
     QUANTIZES,
     QuantizedGraph,
-    attach,
-    detach,
     quantized_graph,
 )
 from featherlight.transforms.quantize.quantizers import (
@@ -27,6 +25,7 @@ from featherlight.transforms.quantize.quantizers import (
     MovingRange,
     WeightQuantizer,
 )
+from featherlight.transforms.quantize.stages import attach, detach
 from featherlight.transforms.quantize.steps import MOVES, ConcatStep, FloatStep, LayerStep, layer_of
 
 _WEIGHT = "weight"

@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from featherlight.transforms import TransformStack
+from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
+from featherlight.transforms.activation_checkpoint_schedule import segments
 from featherlight.transforms.quantize import (
     ActivationGrid,
     Calibration,
@@ -262,3 +264,28 @@ def test_a_layer_stays_in_float_if_asked_and_embeddings_are_rounded():
     torch.testing.assert_close(words(tokens), plain, rtol=0, atol=0.05)
     with pytest.raises(ValueError, match="reads token numbers"):
         to_integer_program(words)
+
+
+def test_activation_checkpointing_of_the_stages_is_the_plain_run_to_the_bit():
+    def run(checkpointed):
+        model, x = everything()
+        model.dropout.p = 0.0
+        transform = FakeQuantization(example=x, timetable=Timetable(activations_after=0.0, freeze_after=0.8))
+        transform.prepare(model)
+        count = len(quantized_graph(model).stages)
+        assert count >= 4
+        if checkpointed:
+            names = [f"quantization.stages.{number}" for number in range(count)]
+            ActivationCheckpoint(names, segments(count, 2)).prepare(model)
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(5):
+            transform.update(model, step / 5)
+            optimizer.zero_grad()
+            model(x.roll(step, 0)).square().sum().backward()
+            optimizer.step()
+        return model.state_dict()
+
+    plain, again = run(False), run(True)
+    assert plain.keys() == again.keys()
+    assert not [name for name, value in plain.items() if not torch.equal(value, again[name])]

@@ -12,6 +12,7 @@ from featherlight.transforms.share_weights import ShareWeights
 from featherlight.transforms.share_weights_codes import FixedCodes, Reassigned, rate_distortion_codes
 from featherlight.transforms.share_weights_kmeans import kmeans_1d
 from featherlight.transforms.share_weights_rate import RatePenalty, estimated_bits, expected_bits_per_weight
+from featherlight.transforms.share_weights_rounding import share_weights, squared_gradients
 
 __all__ = [
     "AT_ONCE",
@@ -40,6 +41,8 @@ __all__ = [
     "quantize_base",
     "rate_distortion_codes",
     "remove_dead_units",
+    "share_weights",
+    "squared_gradients",
     "use_sparse_kernels",
     "zero_dead_units",
 ]

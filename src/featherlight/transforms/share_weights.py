@@ -127,7 +127,7 @@ class ShareWeights:
         if before == due:
             return
         if before >= 0:
-            self._choose({name: (sites[name].before(SharedValues).detach(), one) for name, one in shared.items()})
+            self.choose(model)
         for one in shared.values():
             one.updated.fill_(due)
             one.importance.mul_(float(due < self.assign.updates))
@@ -151,12 +151,14 @@ class ShareWeights:
     def _size(self, site: WeightSite) -> int:
         return next((size for pattern, size in self.sizes.items() if fnmatchcase(site.name, pattern)), 0)
 
-    def _choose(self, weights: Mapping[str, tuple[Tensor, SharedValues]]) -> None:
+    @torch.no_grad()
+    def choose(self, model: nn.Module) -> None:
+        """Chooses all codes anew, whether that is due or not, by distance, importance and bits, and centers the codebooks."""
         assert isinstance(self.assign, Reassigned), "asked for where codes change"
-        bit_cost = self.assign.rate * mean_energy(
-            [(one.importance, one.index, weight) for weight, one in weights.values()]
-        )
-        for weight, one in weights.values():
+        sites = installed(model, SharedValues)
+        weights = [(site.before(SharedValues).detach(), shared_values(site)) for site in sites.values()]
+        bit_cost = self.assign.rate * mean_energy([(one.importance, one.index, weight) for weight, one in weights])
+        for weight, one in weights:
             importance = one.importance + 1e-3 * one.importance.mean() + torch.finfo(weight.dtype).tiny
             index = rate_distortion_codes(
                 weight, one.centroids, importance=importance, bit_cost=bit_cost, start=one.index

@@ -1,5 +1,7 @@
 """Shared weights: exact K-means, summed gradients, zeros that stay, codes chosen by bits, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from featherlight.transforms.share_weights import SharedValues, ShareWeights
 from featherlight.transforms.share_weights_codes import Reassigned, code_levels, levels_of, rate_distortion_codes
 from featherlight.transforms.share_weights_kmeans import kmeans_1d, nearest_code
 from featherlight.transforms.share_weights_rate import RatePenalty, estimated_bits, expected_bits_per_weight
+from featherlight.transforms.share_weights_rounding import share_weights, squared_gradients
 
 
 def network():
@@ -37,6 +40,16 @@ class Squares:
 
     def values(self):
         return self.value()[None]
+
+
+class One(Squares):
+    def __init__(self, model, row):
+        super().__init__(model)
+        self.row = row
+
+    def value(self):
+        x = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))[self.row]
+        return (self.model(x) - 1).square().sum()
 
 
 def test_kmeans_steps_are_those_of_an_obvious_one():
@@ -166,6 +179,36 @@ def test_a_price_on_bits_draws_weights_to_cheaper_codes():
         expected_bits_per_weight(network())
     with pytest.raises(ValueError, match="`strength`"):
         RatePenalty(Squares(model), model, -1.0)
+
+
+def test_at_once_what_matters_is_kept_better_and_a_price_on_bits_saves_some():
+    model = network()
+    model[0].weight.data[0] = 0
+    found = squared_gradients(model, [One(model, row) for row in range(7)])
+    gradients = [torch.autograd.grad(One(model, row).value(), model[2].weight)[0] for row in range(7)]
+    torch.testing.assert_close(found["2.weight"], torch.stack(gradients).square().mean(0))
+    assert set(found) == {"0.weight", "2.weight"}
+    assert all(one.grad is None for one in model.parameters())
+    importance = {
+        name: torch.rand(one.shape, generator=torch.Generator().manual_seed(2)) ** 4 for name, one in found.items()
+    }
+    errors, sizes = {}, {}
+    for name, settings in {"plain": {}, "importance": {"importance": importance}, "rate": {"rate": 0.3}}.items():
+        shared = copy.deepcopy(model)
+        share_weights(shared, 3, **settings)
+        assert (shared[0].weight[0] == 0).all()
+        layers = (shared[0].weight, shared[2].weight)
+        assert all(len(weight[weight != 0].unique()) <= 3 for weight in layers)
+        pairs = zip(importance.values(), layers, (model[0].weight, model[2].weight), strict=True)
+        errors[name] = sum((one * (a - b).square()).sum().item() for one, a, b in pairs)
+        counts = [weight.detach().unique(return_counts=True)[1] for weight in layers]
+        sizes[name] = sum(float(-(one * (one / one.sum()).log2()).sum()) for one in counts)
+    assert errors["importance"] < errors["plain"]
+    assert sizes["rate"] < sizes["plain"]
+    with pytest.raises(ValueError, match=r"the importance of `2.weight`.*in the shape"):
+        share_weights(network(), 3, importance={"2.weight": -torch.ones(3, 12)})
+    with pytest.raises(ValueError, match="`objectives` is empty"):
+        squared_gradients(network(), [])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and what their levels cost."""
 
+from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
+
 from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
@@ -25,6 +27,9 @@ __all__ = [
     "Segment",
     "SignBits",
     "SignStream",
+    "fake_quantize",
+    "fake_quantize_learned",
+    "grid_codes",
     "level_contexts",
     "pack_signs",
     "philox_4x32",
@@ -32,5 +37,6 @@ __all__ = [
     "random_words",
     "signs_at",
     "soft_assign",
+    "symmetric_high",
     "unpack_signs",
 ]

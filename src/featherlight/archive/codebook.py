@@ -15,6 +15,7 @@ from featherlight.archive.elements import bits_of, blocks, floats_of, real_dtype
 from featherlight.archive.sections import Section, number
 
 MOST_VALUES = 4096
+_AT_ONCE = 1 << 13
 _WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64)
 _NARROW = {
     torch.float32: (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16),
@@ -98,7 +99,7 @@ def find_codebook(elements: NDArray[np.unsignedinteger], dtype: torch.dtype) -> 
     """The distinct values of a tensor; None if there are too many, or none at all."""
     most = min(MOST_VALUES, max(len(elements) // 2, 1))
     seen, counts = np.empty(0, elements.dtype), np.empty(0, np.int64)
-    for block in blocks(elements):
+    for block in blocks(elements, _AT_ONCE):
         new, new_counts = np.unique(block, return_counts=True)
         both = np.concatenate([seen, new])
         seen, inverse = np.unique(both, return_inverse=True)

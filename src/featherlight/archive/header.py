@@ -27,6 +27,7 @@ VERSION = 1
 MOST_HEADER_BYTES = 1 << 21
 _MOST_TENSORS = 1 << 16
 _MOST_AXES = 32
+_MOST_DIGITS = 20
 _MOST_ELEMENTS = 1 << 48
 _ALLOWANCE, _EXPANSION = 1 << 26, 4096
 _LONG = 1 << 16
@@ -230,7 +231,11 @@ def _parsed(text: bytes) -> Any:
     _check(text.count(b"{") + text.count(b"[") <= 3 * _MOST_TENSORS, "it has more parts than a file can have")
     try:
         return json.loads(
-            text.decode(), object_pairs_hook=_once, parse_float=_refuse_number, parse_constant=_refuse_number
+            text.decode(),
+            object_pairs_hook=_once,
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+            parse_int=_whole_number,
         )
     except RecursionError:
         raise ValueError("the header is damaged: it is nested too deep.") from None
@@ -246,6 +251,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_number(text: str) -> Any:
     raise ValueError(f"the header is damaged: {text[:20]} is no whole number.")
+
+
+def _whole_number(text: str) -> int:
+    _check(len(text) <= _MOST_DIGITS, "a number in it has too many digits")
+    return int(text)
 
 
 def _is_size(value: Any) -> bool:

@@ -25,10 +25,10 @@ class GapHuffman:
     def write(self, levels: Levels, sink: Sink) -> None:
         """Codes all levels."""
         width = 8 if len(levels.shape) > 2 else 5
-        counts = np.zeros((2, 1 << 16), np.int64)
+        counts = np.zeros((2, 2 * ZERO), np.int64)
         for block in levels.blocks():
             for k, stream in enumerate(gaps_of(block, (1 << width) - 1)):
-                counts[k] += np.bincount(stream, minlength=1 << 16)
+                counts[k] += np.bincount(stream, minlength=2 * ZERO)
         codes = [_Code(np.flatnonzero(one), _lengths(one[one > 0])) for one in counts]
         sink(bytes([width]) + b"".join(code.write() for code in codes))
         for block in levels.blocks():
@@ -77,7 +77,7 @@ class _Code:
         )
 
     def encode(self, stream: NDArray[np.int64]) -> bytes:
-        index = np.zeros(1 << 16, np.int64)
+        index = np.zeros(2 * ZERO, np.int64)
         index[self._symbols] = np.arange(len(self._symbols))
         lengths, words = self._lengths[index[stream]], self._words[index[stream]]
         ends = np.cumsum(lengths)
@@ -116,7 +116,7 @@ def _read_code(section: Section) -> _Code:
         at += section.number()
         symbols[k], lengths[k] = at, section.read(1)[0]
     if count and (
-        at >= 1 << 16 or not 1 <= lengths.min() <= lengths.max() <= _LONGEST_CODE or np.sum(0.5**lengths) > 1
+        at >= 2 * ZERO or not 1 <= lengths.min() <= lengths.max() <= _LONGEST_CODE or np.sum(0.5**lengths) > 1
     ):
         raise ValueError("a code was told that cannot be.")
     return _Code(symbols, lengths)

@@ -13,7 +13,7 @@ from featherlight.archive.elements import BLOCK, blocks
 _WIDEST = 1 << 14
 _SPLIT = 1 << 10
 _AT_ONCE = 1 << 13
-ZERO = 1 << 15
+ZERO = 1 << 12
 """What is added to levels, so that they count from 0."""
 
 

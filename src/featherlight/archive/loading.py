@@ -49,8 +49,8 @@ def load_into(archive: Archive, module: nn.Module, *, strict: bool = True) -> No
     missing, spare = sorted(own.keys() - archive.entries.keys()), sorted(archive.entries.keys() - own.keys())
     if strict and (missing or spare):
         raise ValueError(
-            f"{archive.path} does not fit the module: it lacks {missing[:5]} and has {spare[:5]} beside. Build the module that was "
-            "written, or pass `strict=False`."
+            f"{archive.path} does not fit the module: it lacks {missing[:5]} and has {spare[:5]} beside. Build the module that "
+            "was written, or pass `strict=False`."
         )
     common = [name for name in archive.entries if name in own]
     for name in common:

@@ -16,6 +16,7 @@ from featherlight.archive.sections import Section, Sink, number, piece
 
 _RAW, _CODED = 0, 1
 _WORTH = 0.98
+_PART = 1 << 13
 _PURPOSE = "code floats without loss"
 
 
@@ -42,14 +43,19 @@ def read_planes(section: Section, elements: NDArray[np.unsignedinteger]) -> None
         _join([_read_plane(section, len(block)) for _ in range(block.itemsize)], block)
 
 
-def _split(block: NDArray[np.unsignedinteger]) -> list[NDArray[np.uint8]]:
-    """The byte behind the sign, then the others from the top."""
+def _split(block: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
+    """The byte behind the sign, then the others from the top, a row each."""
     width = 8 * block.itemsize
     kind = block.dtype.type
-    top = (block >> kind(width - 9)).astype(np.uint8)
-    sign = block >> kind(width - 1) << kind(width - 9)
-    rest = block & kind((1 << (width - 9)) - 1) | sign
-    return [top, *((rest >> kind(8 * k)).astype(np.uint8) for k in range(block.itemsize - 2, -1, -1))]
+    planes = np.empty((block.itemsize, len(block)), dtype=np.uint8)
+    for start in range(0, len(block), _PART):
+        part = block[start : start + _PART]
+        sign = part >> kind(width - 1) << kind(width - 9)
+        rest = part & kind((1 << (width - 9)) - 1) | sign
+        planes[0, start : start + _PART] = (part >> kind(width - 9)).astype(np.uint8)
+        for k in range(1, block.itemsize):
+            planes[k, start : start + _PART] = (rest >> kind(8 * (block.itemsize - 1 - k))).astype(np.uint8)
+    return planes
 
 
 def _join(planes: list[NDArray[np.uint8]], block: NDArray[np.unsignedinteger]) -> None:

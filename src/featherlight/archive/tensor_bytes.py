@@ -18,6 +18,7 @@ _SMALL = 1 << 21
 _FEWEST_FLOATS = 1 << 10
 _ZSTD_BYTES = 1 << 18
 _PART = 1 << 13
+_MANY_VALUES = 1 << 10
 
 Write = Callable[[Sink], None]
 
@@ -38,7 +39,8 @@ def smallest(
     codebook = find_codebook(elements, dtype)
     found: list[tuple[str, int, Write]] = [("raw", elements.nbytes, lambda sink: _write_raw(elements, sink))]
     candidates: dict[str, Write] = {}
-    if codebook is not None:
+    many = codebook is not None and len(codebook.values) > _MANY_VALUES and fits(dtype)
+    if codebook is not None and not many:
         candidates[coding] = lambda sink: _write_levels(elements, shape, codebook, coding, sink)
     if fits(dtype) and len(elements) >= _FEWEST_FLOATS:
         candidates["planes"] = lambda sink: write_planes(elements, sink)

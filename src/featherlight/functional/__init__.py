@@ -1,8 +1,7 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and what their levels cost."""
 
-from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
-
 from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
+from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
 from featherlight.functional.integer_grid import IntegerGrid
 from featherlight.functional.philox import philox_4x32
 from featherlight.functional.quantized_tensor import LowRankChange, QuantizedTensor

@@ -2,6 +2,7 @@
 
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
+from featherlight.objective.distillation import DistilledLoss, LossOfOutputs, Outputs
 from featherlight.objective.finite import NonFiniteLossError, finite
 from featherlight.objective.in_turn import ObjectivesInTurn
 from featherlight.objective.passes import seeded_random
@@ -22,10 +23,13 @@ __all__ = [
     "Batch",
     "BatchObjective",
     "ClipGradient",
+    "DistilledLoss",
+    "LossOfOutputs",
     "MinusScores",
     "NonFiniteLossError",
     "Objective",
     "ObjectivesInTurn",
+    "Outputs",
     "PerExampleLoss",
     "PerExampleObjective",
     "RewardObjective",

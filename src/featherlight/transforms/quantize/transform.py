@@ -168,12 +168,13 @@ class FakeQuantization:
                 f"{type(model).__name__} has a forward of its own already, or a part called `{NAME}`: it was prepared before. "
                 "Convert it first."
             )
-        device = next((one.device for one in model.parameters()), self.example.device)
-        example = self.example.to(device)
+        example = self.example
+        if (first := next(model.parameters(), None)) is not None:
+            example = example.to(first if example.is_floating_point() else first.device)
         steps, output = built_steps(model, example, self.keep_float)
         graph = QuantizedGraph(steps, output=output, grid=self.activations, example=example)
         self._add_quantizers(model, graph)
-        attach(model, graph.to(device))
+        attach(model, graph.to(example.device))
         if self.calibration is not None:
             try:
                 calibrate(model, self.calibration)

@@ -116,27 +116,37 @@ def install(sites: Mapping[str, WeightSite], made: Mapping[str, nn.Module]) -> N
         parametrize.register_parametrization(site.module, site.own, made[name], unsafe=True)
 
 
+@torch.no_grad()
 def bake(site: WeightSite, kind: type[nn.Module]) -> None:
     """Writes what the layer computes with into its parameter, and takes the parametrization of a kind away.
 
     Raises:
-        ValueError: it is not the last one of the tensor.
+        ValueError: another transform of the tensor has to be converted first.
     """
     chain = site.chain
     assert chain is not None, "only what is installed is baked"
-    if type(chain[-1]) is not kind:
+    own = next(number for number, one in enumerate(chain) if type(one) is kind)
+    rest, value = list(chain)[own + 1 :], site.tensor.detach()
+    if rest and not _is_settled(rest, value):
         raise ValueError(
-            f"`{site.name}` went through {type(chain[-1]).__name__} after this transform, which must be converted first. "
+            f"`{site.name}` went through {type(rest[-1]).__name__} after this transform, which must be converted first. "
             "Convert in the opposite order of `prepare`, as TransformStack does."
         )
-    if len(chain) == 1:
+    if own == 0:
         parametrize.remove_parametrizations(site.module, site.own, leave_parametrized=True)
         held = site.module._parameters  # removal puts the weight last, and optimizers know parameters by their order
         held.update({own: held.pop(own) for own in ("weight", "bias") if own in held})
         return
-    with torch.no_grad():
-        chain.original.copy_(site.tensor)  # pyright: ignore[reportCallIssue]
-    del chain[len(chain) - 1]
+    site.parameter.copy_(value)
+    del chain[own]
+
+
+def _is_settled(rest: Sequence[nn.Module], value: Tensor) -> bool:
+    """Whether parametrizations return what they return whatever they are handed, and nothing in them is trained."""
+    other = value + 1
+    for one in rest:
+        value, other = one(value), one(other)
+    return torch.equal(value, other) and not any(True for one in rest for _ in one.parameters())
 
 
 def installed(model: nn.Module, kind: type[nn.Module]) -> dict[str, WeightSite]:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from types import MethodType
 from typing import Any, Protocol, cast
 
 import torch
@@ -48,6 +47,7 @@ class QuantizedGraph(nn.Module):
         example_shape: of one example.
         weights: weight quantizers by the names of steps.
         activations: activation quantizers by the names of values.
+        stages: parts of the steps that follow each other, as modules, such as activation checkpointing wants them.
         groups: names of the quantizers whose values share one grid, for each value that has one.
         phase: `OBSERVES`, `QUANTIZES` or `FROZEN`.
         exact: computes a step with whole numbers, as `simulated_integers` has it; None otherwise.
@@ -64,6 +64,7 @@ class QuantizedGraph(nn.Module):
         self.output, self.grid = output, grid
         self.weights, self.activations = nn.ModuleDict(), nn.ModuleDict()
         self.groups: dict[str, tuple[str, ...]] = {}
+        self.stages = nn.ModuleList()
         self.example_shape = tuple(example.shape[1:])
         self.exact: Callable[..., Tensor] | None = None
         self.recorder: Recorder | None = None
@@ -84,11 +85,20 @@ class QuantizedGraph(nn.Module):
 
     def forward(self, model: nn.Module, x: Tensor) -> Tensor:
         """What the model returns for a batch."""
+        if not self.stages:
+            return self.run(model, x, self.steps, self.output)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def run(self, model: nn.Module, x: Tensor, steps: Sequence[Step], output: str) -> Tensor:
+        """Some steps, one after the other, from the value that the first of them reads to `output`."""
         phase = int(self.phase)
-        values = {self.input: self._standardized(x)}
-        left = Counter(name for step in self.steps for name in inputs_of(step))
-        left[self.output] += 1
-        for step in self.steps:
+        entry = inputs_of(steps[0])[0]
+        values = {entry: self._standardized(x) if entry == self.input else x}
+        left = Counter(name for step in steps for name in inputs_of(step))
+        left[output] += 1
+        for step in steps:
             read = [values[name] for name in inputs_of(step)]
             made = self._placed(step, computed(step, model, self.weights, *read, frozen=phase == FROZEN), phase)
             if self.exact is not None:
@@ -98,7 +108,7 @@ class QuantizedGraph(nn.Module):
                 left[name] -= 1
                 if not left[name]:
                     del values[name]
-        return values[self.output]
+        return values[output]
 
     def quantizer(self, name: str) -> ActivationQuantizer:
         """That of one value."""
@@ -194,19 +204,6 @@ def quantized_graph(model: nn.Module) -> QuantizedGraph:
     return found
 
 
-def attach(model: nn.Module, graph: QuantizedGraph) -> None:
-    """Makes a model run through its graph."""
-    graph.train(model.training)
-    model.add_module(NAME, graph)
-    model.forward = MethodType(_forward, model)
-
-
-def detach(model: nn.Module) -> None:
-    """Gives a model its own forward back."""
-    del model.__dict__["forward"]
-    delattr(model, NAME)
-
-
 class _InPlaceOf(torch.autograd.Function):
     """The second of two tensors, with the gradient of the first."""
 
@@ -217,8 +214,3 @@ class _InPlaceOf(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         return grad_outputs[0], None
-
-
-def _forward(self: nn.Module, x: Tensor) -> Tensor:
-    """Through the quantized graph of the model."""
-    return quantized_graph(self)(self, x)

@@ -16,8 +16,6 @@ from featherlight.transforms.quantize.graph import (
     OBSERVES,
     QUANTIZES,
     QuantizedGraph,
-    attach,
-    detach,
     quantized_graph,
 )
 from featherlight.transforms.quantize.quantizers import (
@@ -27,6 +25,7 @@ from featherlight.transforms.quantize.quantizers import (
     MovingRange,
     WeightQuantizer,
 )
+from featherlight.transforms.quantize.stages import attach, detach
 from featherlight.transforms.quantize.steps import MOVES, ConcatStep, FloatStep, LayerStep, layer_of
 
 _WEIGHT = "weight"
@@ -122,7 +121,7 @@ class Timetable:
         return QUANTIZES if progress >= self.activations_after else OBSERVES
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FakeQuantization:
     """Trains a model for whole numbers: weights and activations are rounded to their grids in every forward pass.
 
@@ -169,12 +168,13 @@ class FakeQuantization:
                 f"{type(model).__name__} has a forward of its own already, or a part called `{NAME}`: it was prepared before. "
                 "Convert it first."
             )
-        device = next((one.device for one in model.parameters()), self.example.device)
-        example = self.example.to(device)
+        example = self.example
+        if (first := next(model.parameters(), None)) is not None:
+            example = example.to(first if example.is_floating_point() else first.device)
         steps, output = built_steps(model, example, self.keep_float)
         graph = QuantizedGraph(steps, output=output, grid=self.activations, example=example)
         self._add_quantizers(model, graph)
-        attach(model, graph.to(device))
+        attach(model, graph.to(example.device))
         if self.calibration is not None:
             try:
                 calibrate(model, self.calibration)

@@ -1,13 +1,17 @@
 """Prepared models: what they compute, the integer program they become, and what convert leaves of them."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
-from featherlight.transforms import TransformStack
+from featherlight.objective import BatchObjective
+from featherlight.transforms import AT_ONCE, PerLayer, Prune, ShareWeights, TransformStack, prune_weights
+from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
+from featherlight.transforms.activation_checkpoint_schedule import segments
 from featherlight.transforms.quantize import (
     ActivationGrid,
     Calibration,
@@ -47,7 +51,7 @@ def train(model, transform, steps, start=0, optimizer=None):
     for step in range(start, start + steps):
         transform.update(model, step / 10)
         optimizer.zero_grad()
-        model(batch(step)).square().sum().backward()
+        model(batch(step)).square().mean().backward()
         optimizer.step()
     return optimizer
 
@@ -200,43 +204,40 @@ def test_a_pass_that_is_made_again_moves_nothing_and_a_copy_is_its_own():
     assert not torch.equal(twin.state_dict()["1.running_mean"], before["1.running_mean"])
 
 
-class Mask(nn.Module):
-    def __init__(self, mask):
-        super().__init__()
-        self.register_buffer("mask", mask)
-
-    def forward(self, weight):
-        return weight * self.mask
-
-
-class Prune:
-    def prepare(self, model):
-        parametrize.register_parametrization(model[0], "weight", Mask((model[0].weight.abs() > 0.15).float()))
-
-    def update(self, model, progress):
-        pass
-
-    def convert(self, model):
-        parametrize.remove_parametrizations(model[0], "weight")
-
-
-@pytest.mark.parametrize("quantize_first", [False, True])
-def test_masks_on_weights_are_respected_and_baked_in(quantize_first):
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
+def test_pruned_and_shared_weights_are_rounded_in_any_order_of_the_stack(order):
     model, x = small(), batch()
-    transform = FakeQuantization(example=x)
-    stack = TransformStack([transform, Prune()] if quantize_first else [Prune(), transform])
-    zeros = model[0].weight.abs() <= 0.15
-    keys = list(model.state_dict())
+    keys, kinds = list(model.state_dict()), [type(one) for one in model]
+    pattern = PerLayer({"0.*": 0.5, "*": 0.8})
+    prune_weights(model, pattern)
+    every = (Prune(pattern, schedule=AT_ONCE), ShareWeights(7), FakeQuantization(example=x))
+    stack = TransformStack([every[number] for number in order])
     stack.prepare(model)
     train(model, stack, 10)
+    program = to_integer_program(model.eval())
     stack.convert(model)
-    assert list(model.state_dict()) == keys
-    assert type(model[0]) is nn.Conv2d
-    assert 0 < int(zeros.sum()) < zeros.numel()
-    assert torch.equal(model[0].weight == 0, zeros | (model[0].weight == 0))
-    assert not model[0].weight[zeros].any()
-    units = model[0].weight / (model[0].weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127)
-    torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-3)
+    assert (list(model.state_dict()), [type(one) for one in model]) == (keys, kinds)
+    for layer, op, share in ((model[0], program.layers[0], 0.5), (model[4], program.layers[1], 0.8)):
+        weight = layer.weight.detach()
+        assert float((weight == 0).double().mean()) >= share
+        units = weight.flatten(1) / (weight.flatten(1).abs().amax(1, keepdim=True) / 127)
+        torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-3)
+        torch.testing.assert_close(units.abs(), op.weight.flatten(1).abs().float(), rtol=0, atol=1e-3)
+        assert max(len(row.unique()) for row in weight.flatten(1)) <= 8
+
+
+def test_micro_batches_are_the_whole_batch_once_ranges_and_statistics_are_frozen():
+    model, x = small(), batch(count=6)
+    quantize_after_training(model, Calibration(batches=[x]))
+    gradients = []
+    for size in (6, 2):
+        objective = BatchObjective(model.train(), {"x": x}, lambda m, b: m(b["x"]).square().sum(1), micro_batch=size)
+        before = copy.deepcopy(dict(model.named_buffers()))
+        objective()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [7, 4, 2])
@@ -262,3 +263,44 @@ def test_a_layer_stays_in_float_if_asked_and_embeddings_are_rounded():
     torch.testing.assert_close(words(tokens), plain, rtol=0, atol=0.05)
     with pytest.raises(ValueError, match="reads token numbers"):
         to_integer_program(words)
+
+
+def test_torchs_activation_checkpointing_moves_nothing_twice_with_frozen_statistics():
+    model, x = small(), batch()
+    transform = FakeQuantization(example=x, timetable=Timetable(activations_after=0.0))
+    transform.prepare(model)
+    transform.update(model.train(), 0.0)
+    twin = copy.deepcopy(model)
+    model(x).square().sum().backward()
+    again = checkpoint(twin, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics()))
+    again.square().sum().backward()
+    for (name, one), other in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert all(
+        torch.equal(one.grad, other.grad) for one, other in zip(model.parameters(), twin.parameters(), strict=True)
+    )
+
+
+def test_activation_checkpointing_of_the_stages_is_the_plain_run_to_the_bit():
+    def run(checkpointed):
+        model, x = everything()
+        model.dropout.p = 0.0
+        transform = FakeQuantization(example=x, timetable=Timetable(activations_after=0.0, freeze_after=0.8))
+        transform.prepare(model)
+        count = len(quantized_graph(model).stages)
+        assert count >= 4
+        if checkpointed:
+            names = [f"quantization.stages.{number}" for number in range(count)]
+            ActivationCheckpoint(names, segments(count, 2)).prepare(model)
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(5):
+            transform.update(model, step / 5)
+            optimizer.zero_grad()
+            model(x.roll(step, 0)).square().sum().backward()
+            optimizer.step()
+        return model.state_dict()
+
+    plain, again = run(False), run(True)
+    assert plain.keys() == again.keys()
+    assert not [name for name, value in plain.items() if not torch.equal(value, again[name])]

@@ -127,6 +127,26 @@ def test_folding_is_batch_norm_in_evaluation_and_the_corrected_fold_in_training(
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_folded_layers_are_batch_norm_after_the_rounded_layer_to_half_a_unit_of_the_bias():
+    model, x = everything()
+    quantize_after_training(model, Calibration(batches=[x]))
+    graph, program = quantized_graph(model), to_integer_program(model)
+    ops = {op.output: op for op in program.layers}
+    for step in (one for one in graph.steps if isinstance(one, LayerStep) and one.norm is not None):
+        op, conv, norm = ops[step.output], model.get_submodule(step.module), model.get_submodule(step.norm)
+        inputs = torch.randn(2, conv.in_channels, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        scales = op.weight_scales.double()
+        units = scales * float(program.grids[op.input].single)
+        weight, bias = op.weight.double() * scales.view(-1, 1, 1, 1), op.bias.double() * units
+        folded = nn.functional.conv2d(inputs, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        rounded = graph.weights[step.output](conv.weight).double()
+        own = None if conv.bias is None else conv.bias.double()
+        plain = nn.functional.conv2d(inputs, rounded, own, conv.stride, conv.padding, conv.dilation, conv.groups)
+        expected = copy.deepcopy(norm).double()(plain)
+        error = (folded - expected).abs().amax((0, 2, 3))
+        assert (error <= 0.5 * units + 1e-6 * expected.abs().amax((0, 2, 3))).all()
+
+
 def test_training_starts_late_freezes_and_leaves_weights_on_the_grid_in_plain_modules():
     model, x = small(), batch()
     kinds, keys = [type(one) for one in model], list(model.state_dict())

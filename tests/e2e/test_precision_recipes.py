@@ -49,12 +49,12 @@ def test_gradients_near_the_end_of_fp16_train_as_in_fp32_with_loss_scaling_and_n
         "unscaled": ("precision=fp16", "scaling=false"),
     }.items():
         done = run(
-            *command("precision/loss_scaling", *SMALL, "classify.epochs=6", *changes),
+            *command("precision/loss_scaling", *SMALL, "classify.epochs=4", *changes),
             *("--out", tmp_path / name),
         )
         assert done.code == 0, done.err
         found[name] = accuracy(tmp_path / name)
-    assert found["fp32"] > 0.9
+    assert found["fp32"] > 0.85
     assert found["scaled"] >= 0.99 * found["fp32"]
     assert found["unscaled"] < 0.3
     values = last_values(tmp_path / "scaled")
@@ -66,12 +66,12 @@ def test_gradients_near_the_end_of_fp16_train_as_in_fp32_with_loss_scaling_and_n
 
 
 def test_emulated_formats_train_side_by_side_and_leave_plain_weights(run, tmp_path):
-    settings = (*SMALL, "classify.steps=60", "format=fp8,nvfp4")
+    settings = (*SMALL, "classify.steps=30", "format=fp8,nvfp4")
     done = run(*command("precision/digits", *settings), "--out", tmp_path / "runs")
     assert done.code == 0, done.err
     for name in ("fp8", "nvfp4"):
         path = tmp_path / "runs" / f"format={name}"
-        assert accuracy(path) > 0.6
+        assert accuracy(path) > 0.3
         weights = load_file(path / "model" / "model.safetensors")
         assert not any("parametrizations" in one for one in weights)
         assert {"Exponents", "What formats lose"} <= titles(path).keys()
@@ -96,6 +96,35 @@ def test_a_run_in_fp16_that_is_stopped_goes_on_to_the_same_bits(run, tmp_path, m
     one, other = (load_file(path / "model" / "model.safetensors") for path in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert last_values(whole) == last_values(parts)
+
+
+@pytest.mark.parametrize(("precision", "method"), [("fp16", "adamw"), ("bf16", "zo")])
+def test_a_fine_tune_takes_16_bits(run, tmp_path, models, reviews, precision, method):
+    words = (
+        "finetune",
+        "--model",
+        models / "sentence",
+        "--train",
+        reviews,
+        "--label",
+        "feeling",
+        "--method",
+        method,
+        "--steps",
+        3,
+    )
+    done = run(*words, "--precision", precision, "--set", "evaluations=1", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    scaled = {"loss_scale", "skipped_steps", "underflow_share"} if precision == "fp16" else set()
+    assert last_values(tmp_path / "run").keys() == {"accuracy", *scaled}
+    assert f'precision = "{precision}"' in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_a_translation_takes_16_bits(run, tmp_path):
+    changes = ("steps=3", "evaluations=1", "evaluated=8", "network.width=16", "network.heads=2", "precision=fp16")
+    done = run(*command("text/copy", *changes, "device=cpu"), "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert last_values(tmp_path / "run")["loss_scale"] == 2**16
 
 
 def test_forward_only_training_takes_16_bits_without_a_scale(run, tmp_path):

@@ -73,7 +73,7 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
             handle.remove()
 
 
-def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def _layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d]]:
     return [(name or "model", module) for name, module in model.named_modules() if isinstance(module, LAYERS)]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from featherlight.recipes.arithmetic import PrecisionName
 from featherlight.recipes.optimizer_config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class TextTrainingConfig:
         evaluations: how often the validation text is looked at in a run.
         seed: of weights, order and dropout.
         device: "auto", "cpu", "cuda" or "mps".
+        precision: in which steps are computed, "fp32", "bf16" or "fp16", the last with dynamic loss scaling.
         optimizer: how the weights are moved.
     """
 
@@ -74,6 +76,7 @@ class TextTrainingConfig:
     evaluations: int = 10
     seed: int = 0
     device: str = "auto"
+    precision: PrecisionName = "fp32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device, generate
 from featherlight.objective import BatchObjective, Objective, finite
+from featherlight.recipes.arithmetic import arithmetic
 from featherlight.recipes.by_gradients import build_optimizer, clipped
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.text.config import LanguageConfig
@@ -50,7 +51,9 @@ def build_experiment(config: LanguageConfig, workspace: Workspace) -> Experiment
         model=writer.model,
         stages=[
             Stage(
-                optimizer=lambda journal, meter: build_optimizer(resolved, writer.model, meter),
+                optimizer=lambda journal, meter: writer.arithmetic.scaled(
+                    build_optimizer(resolved, writer.model, meter)
+                ),
                 objective=writer.objective,
                 budget=Budget(steps=config.steps),
                 schedule=SCHEDULES[resolved.optimizer.schedule],
@@ -79,6 +82,7 @@ class _Writer:
         self.device = default_device(config.device)
         self.model = language_network(config.network, len(corpus.vocabulary), config.context, config.seed)
         self.model.to(self.device)
+        self.arithmetic = arithmetic(config.precision, method=config.method)
 
     def objective(self, step: int, meter: Meter) -> Objective:
         places = np.random.Generator(np.random.Philox(key=[self.config.seed, step]))
@@ -87,7 +91,7 @@ class _Writer:
         objective = BatchObjective(
             self.model,
             {"tokens": self.corpus.train[rows_BT].to(self.device)},
-            finite(next_token_losses, step, starts.tolist()),
+            self.arithmetic.lowered(finite(next_token_losses, step, starts.tolist())),
             micro_batch=self.config.micro_batch,
             dropout_seed=self.config.seed + step,
             meter=meter,
@@ -96,7 +100,7 @@ class _Writer:
 
     def evaluate(self) -> Sequence[Evaluation]:
         loss = self._loss(self.config.evaluated)
-        return [Evaluation(values=self._values(loss), loss=loss)]
+        return self.arithmetic.noted([Evaluation(values=self._values(loss), loss=loss)])
 
     def _values(self, loss: float) -> dict[str, float]:
         return {
@@ -126,6 +130,7 @@ class _Writer:
             "network": self.config.network.kind,
             "parameters": f"{sum(parameter.numel() for parameter in self.model.parameters()):,}",
             "learning rate": f"{self.config.optimizer.lr:g}",
+            **self.arithmetic.facts(),
         }
 
     def write(self, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, Objective, finite
+from featherlight.recipes.arithmetic import arithmetic
 from featherlight.recipes.by_gradients import build_optimizer, clipped
 from featherlight.recipes.config import to_mapping
 from featherlight.recipes.methods import METHODS
@@ -98,7 +99,9 @@ def build_experiment(config: TranslationConfig, workspace: Workspace) -> Experim
         model=translator.model,
         stages=[
             Stage(
-                optimizer=lambda journal, meter: build_optimizer(resolved, translator.model, meter),
+                optimizer=lambda journal, meter: translator.arithmetic.scaled(
+                    build_optimizer(resolved, translator.model, meter)
+                ),
                 objective=translator.objective,
                 budget=Budget(steps=config.steps),
                 schedule=SCHEDULES[resolved.optimizer.schedule],
@@ -125,6 +128,7 @@ class _Translator:
         self.num_tokens = FIRST + config.symbols
         self.model = translation_network(config.network, self.num_tokens, config.longest + 2, config.seed)
         self.model.to(self.device)
+        self.arithmetic = arithmetic(config.precision, method=config.method)
 
     def objective(self, step: int, meter: Meter) -> Objective:
         pairs = draw_pairs(self.config, self.config.batch, step)
@@ -132,7 +136,7 @@ class _Translator:
         objective = BatchObjective(
             self.model,
             {"source": pairs.source.to(self.device), "target": pairs.target.to(self.device)},
-            finite(translation_losses, step, range(first, first + self.config.batch)),
+            self.arithmetic.lowered(finite(translation_losses, step, range(first, first + self.config.batch))),
             micro_batch=self.config.micro_batch,
             dropout_seed=self.config.seed + step,
             meter=meter,
@@ -144,7 +148,8 @@ class _Translator:
         batch = {"source": pairs.source.to(self.device), "target": pairs.target.to(self.device)}
         loss = float(translation_losses(self.model, batch).mean())
         written = self.written(pairs)
-        return [Evaluation(values={"exact match": float(_matches(written, pairs).float().mean())}, loss=loss)]
+        values = {"exact match": float(_matches(written, pairs).float().mean())}
+        return self.arithmetic.noted([Evaluation(values=values, loss=loss)])
 
     def written(self, pairs: Pairs) -> Tensor:
         """What is written, symbol by symbol, of each source, (B, T), filled up with END."""
@@ -164,6 +169,7 @@ class _Translator:
             "symbols": str(self.config.symbols),
             "parameters": f"{sum(parameter.numel() for parameter in self.model.parameters()):,}",
             "learning rate": f"{self.config.optimizer.lr:g}",
+            **self.arithmetic.facts(),
         }
 
     def write(self, path: Path) -> None:

@@ -53,5 +53,6 @@ def resnet20() -> CompressConfig:
             optimizer=OptimizerConfig(lr=3e-3, weight_decay=0.05, schedule="cosine"),
         ),
         prune=PruneConfig(sparsity=0.85, epochs=20),
-        share=ShareConfig(codes=15, epochs=8),
+        share=ShareConfig(codes=15, rate=0.005, epochs=8),
+        augment=AugmentConfig(shift=4, flip=True),
     )

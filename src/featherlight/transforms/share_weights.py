@@ -69,6 +69,10 @@ class ShareWeights:
         assign: whether each weight keeps its code, or takes others on the way.
         codebook: dtype that centroids are rounded to, such as torch.bfloat16, to be kept in fewer bytes.
 
+    Attributes:
+        sizes: numbers of codes by pattern of names.
+        layers: as given, as are `assign` and `codebook`.
+
     Raises:
         ValueError: neither or both of `num_codes` and `bits`, or less than one code.
 

@@ -81,7 +81,15 @@ class RoundRest:
 
 
 class Pair(nn.Module):
-    """The network that is compressed, and the dense one that it learns from, which stays in evaluation mode."""
+    """The network that is compressed, and the dense one that it learns from, which stays in evaluation mode.
+
+    Args:
+        student: the network; the dense one begins as a copy of it.
+
+    Attributes:
+        student: as given.
+        teacher: the dense network, which is not trained.
+    """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from featherlight.archive.header import Entry
 from featherlight.archive.huffman import GapHuffman
 from featherlight.archive.inspecting import Account, Row, inspect_archive
 from featherlight.archive.loading import expand, load_into
-from featherlight.archive.reading import Archive
+from featherlight.archive.reading import Archive, is_archive
 from featherlight.archive.writing import write_archive
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Row",
     "expand",
     "inspect_archive",
+    "is_archive",
     "load_into",
     "write_archive",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -245,9 +246,9 @@ def _say(told: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _table(account: Account) -> Table:
     """In the manner of table 4 of Han et al. 2016."""
-    table = Table(
-        "tensor", "shape", "coding", "kept %", "bits/weight", "index bits", "value bits", "codebook B", "bytes"
-    )
+    columns = ("tensor", "shape", "coding", "kept %", "bits", "index", "value", "bytes")
+    table = Table(*columns, box=SIMPLE, padding=(0, 1), caption="bits: an element; index and value: one that is kept")
+    table.columns[0].overflow = "fold"
     for one in account.rows:
         kept = max(one.kept, 1)
         table.add_row(
@@ -258,11 +259,10 @@ def _table(account: Account) -> Table:
             f"{one.bits_per_element:.3f}",
             f"{8 * one.index_bytes / kept:.2f}" if one.index_bytes else "-",
             f"{8 * one.value_bytes / kept:.2f}" if one.num_bytes else "-",
-            f"{one.codebook_bytes:,}",
             f"{one.num_bytes:,}",
         )
     for name, size in account.other_bytes.items():
         if size:
-            table.add_row(name, "", "", "", "", "", "", "", f"{size:,}")
-    table.add_row("file", "", "", "", "", "", "", "", f"{account.num_bytes:,}")
+            table.add_row(name, "", "", "", "", "", "", f"{size:,}")
+    table.add_row("file", "", "", "", "", "", "", f"{account.num_bytes:,}")
     return table

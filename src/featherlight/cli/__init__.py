@@ -3,7 +3,7 @@
 import os
 import sys
 
-from featherlight.cli import exporting, planning, training, using, verifying
+from featherlight.cli import exporting, planning, shipping, training, using, verifying
 from featherlight.cli.app import app, console
 
 __all__ = ["app", "exporting", "main", "planning", "training", "using", "verifying"]

@@ -99,7 +99,8 @@ def finetune(
         with explained_out_of_memory(plan, console, auto_retry=auto_retry) as again:
             command.carry_out(plan, dry_run=dry_run, command=typed(), world=world, **settings)
         if again.plan is not None:
-            command.carry_out(again.plan, dry_run=False, command=typed(), world=world, **settings)
+            with explained_out_of_memory(again.plan, console, auto_retry=False):
+                command.carry_out(again.plan, dry_run=False, command=typed(), world=world, **settings)
 
 
 @app.command()

@@ -21,7 +21,13 @@ class KnownValues:
     def set(self, tensor: Tensor, contents: Tensor) -> None:
         """Notes what a fake tensor stands for."""
         if tensor.numel() <= _MOST and not tensor.dtype.is_floating_point:
-            self._known[tensor] = contents
+            self._known[tensor] = contents.clone()
+
+    def assume(self, tensor: Tensor, value: bool) -> None:
+        """Notes that all of a fake tensor is one truth value."""
+        if tensor.numel() <= _MOST:
+            with no_dispatch():
+                self._known[tensor] = torch.full(tensor.shape, value)
 
     def item(self, tensor: Tensor) -> Any:
         """The one number in a tensor, or None where it is unknown."""
@@ -34,8 +40,10 @@ class KnownValues:
     def follow(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Does an operation on the contents of its arguments, if all are known and the result is small."""
         if operation._schema.is_mutable:
-            for one in tree_leaves((args, kwargs)):
-                if isinstance(one, Tensor):
+            written = [one for one in tree_leaves((args[:1], kwargs.get("out"))) if isinstance(one, Tensor)]
+            known = all(one in self._known for one in written) and "out" not in kwargs
+            if not known or self.compute(operation, args, kwargs) is None:
+                for one in written:
                     self._known.pop(one, None)
             return
         if not isinstance(out, Tensor) or out.numel() > _MOST or out.dtype.is_floating_point or out.is_complex():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
@@ -102,8 +103,10 @@ def predict_step(
         for kind, tensors in (("weights", [*ready.parameters(), *ready.buffers()]), ("inputs", list(inputs.values()))):
             for tensor in tensors:
                 trace.watch(tensor, kind)
-        for name, tensor in inputs.items():
-            trace.known.set(tensor, batch[name])
+        real = {**dict(model.named_buffers()), **batch}
+        for name, tensor in {**dict(ready.named_buffers()), **inputs}.items():
+            if not isinstance(real[name], FakeTensor) and not real[name].is_meta:
+                trace.known.set(tensor, real[name])
         with _following(trace, ready):
             chosen = optimizer(ready)
             begin = len(trace.events)
@@ -204,7 +207,7 @@ def _following(trace: Trace, model: nn.Module) -> Iterator[None]:
     handles += [p.register_post_accumulate_grad_hook(accumulated) for p in model.parameters() if p.requires_grad]
     forget_tables()
     try:
-        with taken_for_real(), trace.fake, trace, SameBranches():
+        with taken_for_real(), trace.fake, trace, SameBranches(trace.known):
             yield
     finally:
         forget_tables()

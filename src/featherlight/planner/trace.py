@@ -20,6 +20,9 @@ from featherlight.planner.known_values import KnownValues
 from featherlight.planner.workspace import inside
 
 _READ = torch.ops.aten._local_scalar_dense.default
+_FINITE = {torch.isfinite: True, torch.Tensor.isfinite: True, torch.isnan: False, torch.isinf: False}
+"""What is asked of contents in checks, and what is answered."""
+
 _COMPARE = (torch.ops.aten.allclose.default, torch.ops.aten.equal.default)
 _DEVICE = torch.ops.prim.device.default
 
@@ -161,13 +164,24 @@ class Trace(TorchDispatchMode):
 
 
 class SameBranches(TorchFunctionMode):
-    """Sends calls that torch decides by the kind of a tensor the way they go for real ones."""
+    """Sends calls that torch decides by the kind of a tensor the way they go for real ones, whose contents are finite.
+
+    Args:
+        known: is told what is finite.
+    """
+
+    def __init__(self, known: KnownValues) -> None:
+        super().__init__()
+        self._known = known
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (torch.lstm, torch._VF.lstm) and _goes_to_onednn(args):
             return _lstm(*args, **kwargs)
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func in _FINITE and isinstance(out, FakeTensor):
+            self._known.assume(out, _FINITE[func])
+        return out
 
 
 def _goes_to_onednn(args: tuple[Any, ...]) -> bool:

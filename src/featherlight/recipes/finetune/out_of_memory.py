@@ -80,7 +80,7 @@ def explained_out_of_memory(plan: Plan, console: Console, *, auto_retry: bool) -
 
 
 def explain(config: FinetuneConfig) -> tuple[str, list[Remedy]]:
-    """What the steps of a fine-tune take, as a sentence, and up to three remedies, those that save most first."""
+    """What the steps of a fine-tune take, as a sentence, and up to three remedies, the least different first."""
     from featherlight.recipes.plan.choice import in_gib, predict
     from featherlight.recipes.plan.fitting import as_it_is, remedies, subject_of_config
 
@@ -99,8 +99,13 @@ def explain(config: FinetuneConfig) -> tuple[str, list[Remedy]]:
             micro_batch=way.micro_batch,
         )
         found.append(Remedy(flags=flags, config=changed, saved=now.step.peak - row.step.peak))
-    worth = [one for one in found if one.saved > now.step.peak // 50]
-    return sentence, sorted(worth, key=lambda one: -one.saved)[:_MOST_REMEDIES]
+    return sentence, [one for one in found if one.saved > now.step.peak // 50][:_MOST_REMEDIES]
+
+
+def _without_place(words: list[str]) -> list[str]:
+    """A command without the directory that it runs in."""
+    kept = [one for number, one in enumerate(words) if one != "--out" and words[number - 1] != "--out"]
+    return [one for one in kept if one != "--auto-retry"]
 
 
 def _tell(config: FinetuneConfig, path: Path, console: Console) -> list[Remedy]:
@@ -116,7 +121,7 @@ def _tell(config: FinetuneConfig, path: Path, console: Console) -> list[Remedy]:
         say("There is not even enough left to say what took it. Use `--method zo`, or a smaller model.")
         return []
     say(f"{sentence}.")
-    typed = "featherlight " + shlex.join(one for one in sys.argv[1:] if one != "--auto-retry")
+    typed = "featherlight " + shlex.join(_without_place(sys.argv[1:]))
     for one in found:
         say(f"saves {in_gib(one.saved)}:\n  {typed} {one.flags} --out {path.with_name(path.name + '-retry')}")
     if not found:

@@ -21,6 +21,7 @@ from featherlight.planner.memory_marks import MemoryMarks, memory_marks
 from featherlight.transforms.chain_checks import (
     References,
     find_links,
+    in_place_named,
     references,
     require_in_order,
     require_usable,
@@ -142,7 +143,7 @@ class _Measuring:
         call = RecordedCall(self._names[stage], self._modules[stage], forward, args, kwargs, links)
         self._mark(stage, "recorded")
         began = time.perf_counter()
-        with saved_tensors_hooks(lambda _: None, _refuse_inner_backward):
+        with saved_tensors_hooks(lambda _: None, _refuse_inner_backward), in_place_named(self._names[stage]):
             outputs = forward(*args, **kwargs)
         ahead = time.perf_counter() - began
         call.finish()
@@ -163,7 +164,8 @@ class _Measuring:
 
     def _note_gradients(self, stage: int) -> None:
         """Of which weights gradients have come up, which are then taken away."""
-        found = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        owner = self._modules[stage] if 0 <= stage < len(self._modules) else self._model
+        found = [parameter for parameter in owner.parameters() if parameter.grad is not None]
         self.gradients[stage] = {id(one): one.grad.nbytes for one in found if one.grad is not None}
         for parameter in found:
             parameter.grad = None
@@ -189,7 +191,9 @@ def _chain(
     for stage in (count, *reversed(range(count)), -1):
         stays[stage] = sum(size for weight, size in sized.gradients[stage].items() if weight not in seen)
         seen |= sized.gradients[stage].keys()
+    outputs = [sized.sizes[stage][0] for stage in range(count)]
     base, enter, leave = (marks.bytes_at(key) for key in ((-1, "start"), (0, "called"), (count - 1, "returns")))
+    leave -= outputs[-2] if count > 1 else 0  # of which the model lets go when the last stage has returned
     first = StageCost(
         name="before the chain",
         forward_seconds=seconds[0][0],
@@ -217,7 +221,6 @@ def _chain(
         recomputable=False,
     )
     inner = [_stage_cost(names[i], i, sized, marks, seconds[i + 1], stays[i]) for i in range(count)]
-    outputs = [sized.sizes[stage][0] for stage in range(count)]
     between = [marks.bytes_at((i, "called")) - enter - outputs[i - 1] for i in range(1, count)]
     stay = [marks.bytes_at((i, "run")) - marks.bytes_at((i, "called")) - outputs[i] for i in range(count)]
     held = max(0, *between, 0) + sum(max(0, one) for one in stay) + _MARGIN

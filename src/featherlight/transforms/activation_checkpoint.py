@@ -5,6 +5,7 @@ of gradients, hooks of parameters, shared weights and outputs that are used else
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import update_wrapper
 from typing import Any, NamedTuple
 
@@ -118,15 +119,14 @@ class _Chain:
 
     def __init__(self, names: Sequence[str], modules: Sequence[nn.Module], planned: Sequence[Step]) -> None:
         self.names = names
-        self.modules = modules
+        self.modules = list(modules)
         self.sweep = planned[: len(modules)]
         self.rest = planned[len(modules) :]
         self._pass: _Pass | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Chain":
-        modules = [memo.get(id(module), module) for module in self.modules]
-        copied = _Chain(self.names, modules, (*self.sweep, *self.rest))
-        memo[id(self)] = copied
+        copied = memo[id(self)] = _Chain(self.names, self.modules, (*self.sweep, *self.rest))
+        copied.modules = [deepcopy(module, memo) for module in self.modules]
         return copied
 
     def run(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,8 +203,8 @@ class _Pass:
         if held is None:
             raise ValueError(
                 f"the backward pass asks a second time for what stage `{self._chain.names[slot.stage]}` had saved, which "
-                "is gone. With activation checkpointing a graph goes backward once; leave out `retain_graph`, or run it forward "
-                "again."
+                "is gone. With activation checkpointing a graph goes backward once; leave out `retain_graph`, or run it "
+                "forward again."
             )
         tape[slot.number] = None
         tensor, version = held

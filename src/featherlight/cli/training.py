@@ -34,9 +34,15 @@ def finetune(
     method: Annotated[
         str | None,
         typer.Option(
-            help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; or adamw, prodigy, muon, schedule_free."
+            help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; adamw, prodigy, muon, schedule_free; auto."
         ),
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What the process may take, such as 2GiB; `--method auto` chooses by it.")
+    ] = None,
+    auto_retry: Annotated[
+        bool, typer.Option("--auto-retry", help="Out of memory: go on with the first remedy.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Budget in minutes of training; 5 if no budget is given.")
@@ -67,13 +73,14 @@ def finetune(
     """Fine-tune a pretrained text model; by forward passes alone, if you like."""
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
-        "objective": objective, "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed,
-        "trainable": trainable, "lora": lora, "base": base, "head_start": head_start, "device": device,
+        "objective": objective, "method": method, "memory": memory, "steps": steps, "minutes": minutes, "batch": batch,
+        "seed": seed, "trainable": trainable, "lora": lora, "base": base, "head_start": head_start, "device": device,
         "allow_truncation": allow_truncation or None,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     from featherlight.recipes import command
     from featherlight.recipes.finetune.command import plan_finetune
+    from featherlight.recipes.finetune.out_of_memory import explained_out_of_memory
 
     with command.processes(None) as world:
         settings = settings_of(as_json=as_json, tracker=tracker)
@@ -82,7 +89,10 @@ def finetune(
             command.go_on(resume, world=world, **settings)
             return
         plan = plan_finetune(given, lr=lr, config_file=config, changes=change or [], out=out)
-        command.carry_out(plan, dry_run=dry_run, command=typed(), world=world, **settings)
+        with explained_out_of_memory(plan, console, auto_retry=auto_retry) as again:
+            command.carry_out(plan, dry_run=dry_run, command=typed(), world=world, **settings)
+        if again.plan is not None:
+            command.carry_out(again.plan, dry_run=False, command=typed(), world=world, **settings)
 
 
 @app.command()

@@ -111,6 +111,7 @@ class Experiment:
         replay: lets a journal stand for the run; None saves weights and optimizer instead.
         origin: digests of base weights and data; a run that is saved is not taken up with others.
         config: with every choice made that was left open (a guessed column, a default rate); None if none was.
+        timeline: bytes that were predicted for the first steps, after each change, for the report beside what is measured.
     """
 
     model: nn.Module
@@ -126,6 +127,7 @@ class Experiment:
     replay: Replay | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     config: Any = None
+    timeline: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -22,6 +22,7 @@ from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
 from featherlight.trainer.manifest import replace_directory, write_manifest
 from featherlight.trainer.memory import MemoryUse, measure_memory
+from featherlight.trainer.memory_timeline import memory_timeline
 from featherlight.trainer.metrics import Listener, MetricsLog
 from featherlight.trainer.model_card import write_model_card
 from featherlight.trainer.progress import Display, said_warnings
@@ -229,7 +230,7 @@ class Run:
                 if self.clock.progress < 1 and not self.clock.interrupted:
                     with self._peak() as peak:
                         go_on(until_step=measured[-1] + 1)
-                    memory = memory.with_training(peak.bytes)
+                    memory = memory.with_training(peak)
             callbacks.append(_Evaluations(self, optimizer, saves=journal is None))
             go_on()
         if journal is None:
@@ -328,7 +329,8 @@ class Run:
                 write_model_card(self, folder)
 
             replace_directory(self.directory.model, fill)
-        write_sections(self.directory.sections, self.experiment.sections())
+        timeline = memory_timeline(self.experiment.timeline, () if memory is None else memory.curve)
+        write_sections(self.directory.sections, [*self.experiment.sections(), *timeline])
         self.log.flush()
         write_summary(self, memory, stopped)
         if stopped == "finished":

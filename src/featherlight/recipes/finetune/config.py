@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from featherlight.planner.sizes import parse_size
 from featherlight.recipes.config import from_mapping, split_toml
 from featherlight.recipes.optimizer_config import BY_GRADIENT, OptimizerConfig
 
@@ -32,7 +33,8 @@ class FinetuneConfig:
         metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
         objective: "loss", or "metric" to raise the metric itself, which needs no gradient of it. For forward-only methods.
         method: "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo" or "mezo"; or by gradients "adamw", "prodigy",
-            "muon" or "schedule_free".
+            "muon" or "schedule_free". "auto" takes the best whose predicted peak stays within `memory`.
+        memory: what the process may take, such as "2GiB": as many rows go through a pass as fit by prediction. None is no limit.
         trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
         lora: rank of adapters, which are then all that is trained besides a fresh head.
         head_start: whether a classification head is first fitted in closed form; None does so for a fresh one.
@@ -61,8 +63,9 @@ class FinetuneConfig:
     metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
     objective: Literal["loss", "metric"] = "loss"
     method: Literal[
-        "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw", "prodigy", "muon", "schedule_free"
+        "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw", "prodigy", "muon", "schedule_free", "auto"
     ] = "zo"
+    memory: str | None = None
     trainable: str = "default"
     lora: int | None = None
     head_start: bool | None = None
@@ -109,8 +112,23 @@ class FinetuneConfig:
                 f"`objective` metric has no gradient, and `method` {self.method} is made of gradients. Use zo, or the objective "
                 "loss."
             )
+        self._check_memory()
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)
+
+    def _check_memory(self) -> None:
+        if self.memory is None:
+            if self.method == "auto":
+                raise ValueError(
+                    "`method` auto takes the best that fits into `memory`, which is not given. Say `--memory 4GiB`."
+                )
+            return
+        parse_size(self.memory)
+        if self.base != "float" or self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"`memory` is planned for float weights on a CPU; got `base` {self.base} and `device` {self.device}. Leave "
+                "`--memory` out."
+            )
 
     def experiment(self, workspace: "Workspace") -> "Experiment":
         """Loads model and data."""

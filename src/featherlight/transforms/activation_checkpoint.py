@@ -51,6 +51,12 @@ class ActivationCheckpoint:
         self.stages = tuple(stages)
         self.schedule = tuple(schedule)
         self._steps = steps(self.schedule, len(self.stages))
+        sweep = [op.stage for op in self.schedule[: len(self.stages)]]
+        if sweep != list(range(len(self.stages))):
+            raise ValueError(
+                f"the schedule begins with stages {sweep}; it has to begin with one forward sweep over all "
+                f"{len(self.stages)}, as the model calls them."
+            )
 
     def prepare(self, model: nn.Module) -> None:
         """Puts the schedule in front of the `forward` of each stage.

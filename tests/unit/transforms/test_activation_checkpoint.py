@@ -240,7 +240,7 @@ def pair(second: nn.Module) -> nn.Sequential:
 def test_what_cannot_be_run_is_named(
     model: nn.Module, stages: str, use: Callable[[nn.Module], None], says: str
 ) -> None:
-    ActivationCheckpoint(list(stages), segments(2, 2)[:1] + (Op(Action.DROP, 1),) + AGAIN).prepare(model)
+    ActivationCheckpoint(list(stages), (*segments(2, 2)[:1], Op(Action.DROP, 1), *AGAIN)).prepare(model)
     with pytest.raises(ValueError, match=re.escape(says)):
         use(model)
 
@@ -253,7 +253,7 @@ AGAIN = (Op(Action.KEEP, 0), Op(Action.TAPE, 1), Op(Action.BACK, 1), Op(Action.T
     [
         ((), "ends before stage 1 has gone backward"),
         (store_all(3), "op 2 of the schedule, TAPE of stage 2"),
-        (store_all(2)[:2] + (Op(Action.BACK, 0),), "op 2 of the schedule, BACK of stage 0"),
+        ((*store_all(2)[:2], Op(Action.BACK, 0)), "op 2 of the schedule, BACK of stage 0"),
         (
             (Op(Action.DROP, 0), Op(Action.TAPE, 1), Op(Action.BACK, 1), Op(Action.TAPE, 0)),
             "op 3 of the schedule, TAPE of stage 0",

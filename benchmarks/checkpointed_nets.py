@@ -72,8 +72,9 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, padding=1))
-        nn.init.normal_(self.branch[2].weight, std=0.01)
+        last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.normal_(last.weight, std=0.01)
+        self.branch = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape."""

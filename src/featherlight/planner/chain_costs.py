@@ -27,7 +27,7 @@ from featherlight.transforms.chain_checks import (
     require_usable,
     versions,
 )
-from featherlight.transforms.recorded_call import RecordedCall
+from featherlight.transforms.recorded_call import RecordedCall, random_state_kept
 
 Loss = Callable[[], Tensor]
 """Runs the model on a batch and returns the loss, (): what a step goes backward from."""
@@ -56,8 +56,12 @@ def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeat
     """
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
-    device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
-    with _left_as_it_is(model, device):
+    device = _device(model)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"memory is measured on a CPU or with CUDA; the model is on {device}. Plan it on one of these."
+        )
+    with _left_as_it_is(model):
         _Measuring(model, stages, None).run(loss)
         with memory_marks(device) as marks:
             sized = _Measuring(model, stages, marks)
@@ -82,6 +86,7 @@ class _Measuring:
 
     def __init__(self, model: nn.Module, names: Sequence[str], marks: MemoryMarks | None) -> None:
         self._model = model
+        self._device = _device(model)
         self._names = names
         self._modules = [model.get_submodule(name) for name in names]
         self._marks = marks
@@ -98,12 +103,12 @@ class _Measuring:
         last = len(self._modules)
         with _replaced(self._modules, self._called):
             self._mark(-1, "start")
-            self._began = time.perf_counter()
+            self._began = self._now()
             value = loss()
-        after = time.perf_counter() - self._began
+        after = self._now() - self._began
         self._require_complete(value)
         self._mark(last, "taped")
-        self.seconds[last] = after, _seconds(value.backward)
+        self.seconds[last] = after, _seconds(value.backward, self._device)
         del value
         self._mark(last, "backward")
         self._note_gradients(last)
@@ -114,6 +119,9 @@ class _Measuring:
         self.seconds[-1] = self.seconds[-1][0], _backward(entered)
         self._mark(-1, "backward")
         self._note_gradients(-1)
+
+    def _now(self) -> float:
+        return _now(self._device)
 
     def _mark(self, stage: int, what: str) -> None:
         if self._marks is not None:
@@ -127,12 +135,12 @@ class _Measuring:
         find_links(self._names, stage, self._outputs, tree_leaves((args, kwargs)))
         self._mark(stage, "called")
         if stage == 0:
-            self.seconds[-1] = time.perf_counter() - self._began, 0.0
+            self.seconds[-1] = self._now() - self._began, 0.0
             self._entered = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = self._measured(stage, forward, *tree_map(_as_leaf, (args, kwargs)))
         self._stage += 1
         self._mark(stage, "returns")
-        self._began = time.perf_counter()
+        self._began = self._now()
         return outputs
 
     def _measured(self, stage: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -142,10 +150,10 @@ class _Measuring:
         before = versions(leaves)
         call = RecordedCall(self._names[stage], self._modules[stage], forward, args, kwargs, links)
         self._mark(stage, "recorded")
-        began = time.perf_counter()
+        began = self._now()
         with saved_tensors_hooks(lambda _: None, _refuse_inner_backward), in_place_named(self._names[stage]):
             outputs = forward(*args, **kwargs)
-        ahead = time.perf_counter() - began
+        ahead = self._now() - began
         call.finish()
         self._mark(stage, "run")
         require_usable(self._names[stage], leaves, before, tree_leaves(outputs))
@@ -264,16 +272,27 @@ def _backward(tensors: list[Tensor]) -> float:
     """Goes backward from tensors that nobody else holds; returns the seconds."""
     if not tensors:
         return 0.0
+    device = tensors[0].device
     surrogate = _GradientsOfOnes.apply(*tensors)
     tensors.clear()
     assert isinstance(surrogate, Tensor)
-    return _seconds(surrogate.backward)
+    return _seconds(surrogate.backward, device)
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    began = _now(device)
     call()
-    return time.perf_counter() - began
+    return _now(device) - began
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
 
 
 def _medians(runs: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -312,14 +331,14 @@ def _replaced(modules: Sequence[nn.Module], called: Callable[..., Any]) -> Itera
 
 
 @contextmanager
-def _left_as_it_is(model: nn.Module, device: torch.device) -> Iterator[None]:
+def _left_as_it_is(model: nn.Module) -> Iterator[None]:
     """Inside the block gradients are empty, and what changes of buffers and random states is taken back after it."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     owners = [(owner, dict(owner._buffers)) for owner in model.modules()]
     model.zero_grad(set_to_none=True)
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        with random_state_kept(model, list(model.parameters())[:1]), torch.enable_grad():
             yield
     finally:
         for owner, held in owners:

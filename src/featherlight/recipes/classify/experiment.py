@@ -80,7 +80,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
         title=f"{config.method} on {Path(config.data).name}",
         method=config.method,
         evaluations=config.evaluations,
-        facts=classifier.facts() | ({} if plan is None else _planned_facts(plan)),
+        facts={**classifier.facts(), **({} if plan is None else _planned_facts(plan))},
         write_model=classifier.write_model,
         sections=classifier.sections,
         replay=classifier.replay(origin) if method.replayable else None,

@@ -87,22 +87,22 @@ def _examples(*shape: int) -> Batch:
 
 
 def resnet101_like() -> tuple[Net, Batch]:
-    """A stem and 3 + 4 + 23 + 3 bottlenecks, a quarter as wide as ResNet-101, on images of 96 x 96."""
+    """A stem and 3 + 4 + 23 + 3 bottlenecks, an eighth as wide as ResNet-101, so that weights are few as they are there."""
     stem = nn.Sequential(
-        *(nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
+        *(nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
     )
     stages: list[nn.Module] = [stem]
-    inputs = 16
-    for group, (width, blocks) in enumerate(zip((16, 32, 64, 128), (3, 4, 23, 3), strict=True)):
+    inputs = 8
+    for group, (width, blocks) in enumerate(zip((8, 16, 32, 64), (3, 4, 23, 3), strict=True)):
         for block in range(blocks):
             stages.append(Bottleneck(inputs, width, 2 if group and not block else 1))
             inputs = 4 * width
-    return Net(stages, inputs), _examples(8, 3, 96, 96)
+    return Net(stages, inputs), _examples(24, 3, 128, 128)
 
 
 def homogeneous() -> tuple[Net, Batch]:
-    """64 equal stages: a linear layer of width 384 and GELU."""
-    return Net([nn.Sequential(nn.Linear(384, 384), nn.GELU()) for _ in range(64)], 384), _examples(512, 384)
+    """64 equal stages: a linear layer of width 96 and GELU."""
+    return Net([nn.Sequential(nn.Linear(96, 96), nn.GELU()) for _ in range(64)], 96), _examples(4096, 96)
 
 
 def thousand_layers() -> tuple[Net, Batch]:

@@ -99,6 +99,7 @@ def star(measures: Measures, steps: int, folder: Path, rank: int, size: int, add
     optimizer = optimizer_for(model)
     journal = JournalWriter(folder / f"journal-{rank}", header={}, fitted={}, meter=Meter())
     given = {"facts": FACTS, "records": (), "digest_every": 50}
+    journal.flushes = rank == 0
     if rank == 0:
         board = Switchboard(listen("", PORT))
         gather = HostGather(board, optimizer, journal, **given)

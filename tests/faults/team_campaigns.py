@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -61,7 +62,8 @@ def kills_in_teams(folder: Path, count: int, *, of_host: bool, seed: int = 0) ->
         while not _is_over(place / "host") and tries < 200:
             tries += 1
             _start_again(running, ways, place)
-            time.sleep(draw.uniform(0.05, 0.6))
+            until(partial(_goes_on, running["host"], kept), 20)
+            time.sleep(draw.uniform(0.0, 0.4))
             victim = "host" if of_host else draw.choice([name for name in running if name != "host"])
             if victim in running and not running[victim].has_ended:
                 running[victim].kill()
@@ -135,7 +137,11 @@ def torchrun_restarts(folder: Path, count: int, seed: int = 0) -> Outcome:
         journal = out / "journal"
         until(lambda journal=journal: journal.is_file() and len(read_journal(journal).records) > 5, 120)
         os.kill(draw.choice(_children(agent.pid)), signal.SIGKILL)
-        code = agent.wait(180)
+        try:
+            code = agent.wait(180)
+        except subprocess.TimeoutExpired:
+            agent.terminate()
+            code = agent.wait()
         records = read_journal(journal).records
         if code != 0 or len(records) != 40 or records[-1].epoch != 1:
             failures.append(f"the agent ended with {code} after {len(records)} steps in epoch {records[-1].epoch}")
@@ -159,6 +165,11 @@ def _start_again(running: dict[str, Process], ways: dict[str, str], place: Path)
     for name, team in ways.items():
         if (name not in running or running[name].has_ended) and not _is_over(place / name):
             running[name] = Process.start(place / name, _CONFIG, team)
+
+
+def _goes_on(host: Process, kept: int) -> bool:
+    """Whether it has made a step since, or is through."""
+    return len(host.records) > kept or host.has_ended
 
 
 def _is_over(path: Path) -> bool:

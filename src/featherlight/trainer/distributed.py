@@ -331,7 +331,8 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
     local_rank = int(os.environ["LOCAL_RANK"])
     if cuda and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
-    store, rank, size = next(iter(rendezvous("env://")))
+    found, rank, size = next(iter(rendezvous("env://")))
+    store = PrefixStore(_attempt(), found)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=PrefixStore("group", store),
@@ -344,6 +345,12 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
     finally:
         dist.destroy_process_group()
         gc.collect()  # the group's threads end with the last reference to it; at the interpreter's exit they could abort it
+
+
+def _attempt() -> str:
+    """What sets the keys of this start apart from those of earlier ones, which torchrun's agent on one machine keeps."""
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
 
 
 def _is_first_to_fail(store: Store) -> bool:

@@ -117,6 +117,7 @@ def _join(run: Run, optimizer: ZerothOrderSGD, journal: JournalWriter, meeting: 
             f"nobody answers at {meeting.host}:{meeting.port} ({error}). Start the host of the team first, with `--team "
             f"{meeting.port}`, and check that this machine can reach it."
         ) from None
+    journal.flushes = False
     gather = MemberGather(board, host, optimizer, journal, **given)
     before = optimizer.steps_done
     try:

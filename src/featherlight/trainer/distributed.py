@@ -159,6 +159,8 @@ class World:
             ValueError: the method cannot be shared, or not so; weights are quantized, two processes are on one device, or they
                 start from other weights.
         """
+        if self.meeting is not None:
+            _check_team(experiment)
         if self.size == 1:
             return
         if experiment.replay is not None:
@@ -261,6 +263,15 @@ class World:
                 f"the processes start from different weights (process {other[0]} has {digests[other[0]][:12]}..., process 0 "
                 f"{digests[0][:12]}...), so they would not train one model. Make the weights from the config's `seed` alone."
             )
+
+
+def _check_team(experiment: Experiment) -> None:
+    replay = experiment.replay
+    if replay is None or not isinstance(experiment.stages[0].optimizer(None, Meter()), ZerothOrderSGD):
+        raise ValueError(
+            f"`--team` shares whole numbers, of which the steps of {experiment.method or 'this run'} are not made. Use `--method "
+            "zo` or fzoo, or drop `--team`."
+        )
 
 
 def shared(objective: Objective, team: Team | None) -> Objective:

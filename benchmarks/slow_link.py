@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -99,6 +100,7 @@ def star(measures: Measures, steps: int, folder: Path, rank: int, size: int, add
     optimizer = optimizer_for(model)
     journal = JournalWriter(folder / f"journal-{rank}", header={}, fitted={}, meter=Meter())
     given = {"facts": FACTS, "records": (), "digest_every": 50}
+    journal.flushes = rank == 0
     if rank == 0:
         board = Switchboard(listen("", PORT))
         gather = HostGather(board, optimizer, journal, **given)
@@ -190,18 +192,20 @@ def on_machines(
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)], net
 
 
-def row_of(name: str, size: int, measured: Sequence[Row], net: Network, own: float) -> Row:
-    """One line of the table."""
+def row_of(name: str, size: int, measured: Sequence[Row], net: Network, own: Sequence[float]) -> Row:
+    """One line of the table; `own` are the seconds of steps of a process alone."""
     seconds = measured[0]["seconds"][1:]
     steps = len(measured[0]["seconds"])
-    added = [(one - own) / LINK.round_trip for one in seconds]
+    typical = spread(own)["median"]
+    added = [(one - typical) / LINK.round_trip for one in seconds]
+    mean = statistics.fmean(seconds) - statistics.fmean(own)
     wire = sum(one.sent for one in net.traffic) / size / steps
     row = {
         "side": name,
         "workers": size,
         "steps": steps,
         "seconds": spread(seconds),
-        "added_round_trips_mean": sum(added) / len(added),
+        "added_round_trips_mean": mean / LINK.round_trip,
         "added_round_trips": spread(added),
         "wire_bytes_per_worker_and_step": wire,
         "wire_bytes_of_each": [(one.sent + one.received) / steps for one in net.traffic],
@@ -229,14 +233,13 @@ def measure(short: bool) -> list[Row]:
             os._exit(0)
         os.waitpid(pid, 0)
         single = json.loads((own / "0.json").read_text())["seconds"]
-        median = spread(single[1:])["median"]
         rows.append({"side": "alone", "workers": 1, "steps": steps, "seconds": spread(single[1:])})
         for size in (2, 3, 4):
             for side, count, with_folder in ((star, steps, True), (gloo, steps // 2, False), (ddp, few, False)):
                 place = folder / f"{side.__name__}-{size}"
                 place.mkdir()
                 measured, net = on_machines(side, size, count, place, LINK, with_folder=with_folder)
-                rows.append(row_of(side.__name__, size, measured, net, median))
+                rows.append(row_of(side.__name__, size, measured, net, single[1:]))
                 print(rows[-1], flush=True)
     return rows
 

@@ -4,6 +4,7 @@ It has no BatchNorm, whose statistics would be those of each process's own rows,
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,8 @@ def squared_error(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Args: `happen` is what goes wrong on the last process at batch 7: "signal", "not finite", "error", "alter" or "kill"."""
+    """Args: `happen` is what goes wrong on the last process at batch 7: "signal", "not finite", "error", "alter" or "kill"; or on
+    the first one: "no room"."""
 
     dtype: Literal["float32", "float64"] = "float32"
     steps: int | None = 18
@@ -95,12 +97,23 @@ def make() -> Config:
     return Config()
 
 
+def _fill_disk_once() -> None:
+    """The next time that somebody asks, the disk has no room."""
+    before = shutil.disk_usage
+
+    def ask(path: Path) -> Any:
+        shutil.disk_usage = before
+        return before(path)._replace(free=0)
+
+    shutil.disk_usage = ask
+
+
 class _Regression:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.rank = int(os.environ.get("RANK", 0))
         is_last = self.rank == int(os.environ.get("WORLD_SIZE", 1)) - 1
-        self.happen = config.happen if is_last else None
+        self.happen = config.happen if (self.rank == 0 if config.happen == "no room" else is_last) else None
         dtype = getattr(torch, config.dtype)
         with seeded_random(config.seed + config.weights_differ * self.rank, torch.device("cpu")):
             self.model = Net().to(dtype)
@@ -142,6 +155,8 @@ class _Regression:
             os.kill(os.getpid(), signal.SIGINT)
         elif self.happen == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.happen == "no room":
+            _fill_disk_once()
         elif self.happen == "alter":
             self.happen = None
             with torch.no_grad():

@@ -24,7 +24,7 @@ def namespaces() -> set[str]:
 
 def test_a_team_on_a_lossy_link_comes_to_the_same_weights_within_a_kilobyte_a_step(tmp_path: Path) -> None:
     measured, net = on_machines(star, 2, 8, tmp_path, FAST, with_folder=True)
-    row = row_of("star", 2, measured, net, 0.0)
+    row = row_of("star", 2, measured, net, [0.0])
     assert row["digests_equal"]
     assert row["payload_bytes_per_worker_and_step"] <= 200
     assert row["wire_bytes_per_worker_and_step"] <= 1000

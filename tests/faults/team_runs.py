@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.slow_network import enter
 from featherlight.optim.zeroth_order import StepRecord
 from featherlight.recipes.catalogue import find_recipe
 from featherlight.recipes.runner import run_one
@@ -44,11 +45,11 @@ class Process:
     code: int | None = None
 
     @classmethod
-    def start(cls, path: Path, config: Config, team: str) -> "Process":
-        """Starts or takes up a run as one of a team, `team` being as on the command line."""
+    def start(cls, path: Path, config: Config, team: str, *, namespace: str | None = None) -> "Process":
+        """Starts or takes up a run as one of a team, `team` being as on the command line, maybe on a network of its own."""
         pid = os.fork()
         if pid == 0:
-            _be_child(partial(_take_part, path, config, team), 2, path.with_suffix(".log"))
+            _be_child(partial(_take_part, path, config, team, namespace), 2, path.with_suffix(".log"))
         return cls(path, pid)
 
     @property
@@ -75,13 +76,15 @@ class Process:
 
     def wait(self, seconds: float = 30.0) -> int:
         """Its exit code; one that does not end is killed, and then it is -9."""
-        if not until(lambda: self._has_ended(), seconds):
+        if not until(lambda: self.has_ended, seconds):
             os.kill(self.pid, signal.SIGKILL)
             self._end(0)
         assert self.code is not None
         return self.code
 
-    def _has_ended(self) -> bool:
+    @property
+    def has_ended(self) -> bool:
+        """Whether it does not run any more."""
         return self.code is not None or self._end(os.WNOHANG)
 
     def _end(self, how: int) -> bool:
@@ -101,7 +104,9 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     return True
 
 
-def _take_part(path: Path, config: Config, team: str, told: int) -> None:
+def _take_part(path: Path, config: Config, team: str, namespace: str | None, told: int) -> None:
+    if namespace is not None:
+        enter(namespace)
     display, world = Display(Console(stderr=True, width=200)), World(meeting=Meeting.parse(team))
     finished = run_one(find_recipe(RECIPE), config, path, command="team", display=display, world=world)
     if finished.stopped != "finished":

@@ -1,6 +1,7 @@
 """`featherlight run` and `finetune` as functions: what a person is told before, during and after runs."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ def processes(parallel: str | None, team: str | None = None) -> Iterator[World]:
         ValueError: `parallel` names no way to share a model, or there is nobody to share it with; `team` says no place.
     """
     if team is not None:
+        if parallel is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "`--team` brings together processes that are started one by one. Start each without torchrun and `--parallel`, "
+                "or leave `--team` out."
+            )
         yield World(meeting=Meeting.parse(team))
         return
     code = 0
@@ -96,6 +102,11 @@ def carry_out(
     if dry_run:
         show_plan(plan, as_json=as_json, console=console, world=world)
         return
+    if world.meeting is not None and len(plan.variants) > 1:
+        raise ValueError(
+            f"a team makes one run, and this asks for {len(plan.variants)}. Give `--set` one value each and no `--seeds`, or "
+            "start a team for each."
+        )
     with _said_where_interrupted(console, world):
         execute(plan, command=command, as_json=as_json, console=console, listeners=listeners, world=world)
 

@@ -159,6 +159,8 @@ class World:
             ValueError: the method cannot be shared, or not so; weights are quantized, two processes are on one device, or they
                 start from other weights.
         """
+        if self.meeting is not None:
+            _check_team(experiment)
         if self.size == 1:
             return
         if experiment.replay is not None:
@@ -263,6 +265,15 @@ class World:
             )
 
 
+def _check_team(experiment: Experiment) -> None:
+    replay = experiment.replay
+    if replay is None or not isinstance(experiment.stages[0].optimizer(None, Meter()), ZerothOrderSGD):
+        raise ValueError(
+            f"`--team` shares whole numbers, of which the steps of {experiment.method or 'this run'} are not made. Use `--method "
+            "zo` or fzoo, or drop `--team`."
+        )
+
+
 def shared(objective: Objective, team: Team | None) -> Objective:
     """The objective as processes compute it together.
 
@@ -331,7 +342,8 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
     local_rank = int(os.environ["LOCAL_RANK"])
     if cuda and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
-    store, rank, size = next(iter(rendezvous("env://")))
+    found, rank, size = next(iter(rendezvous("env://")))
+    store = PrefixStore(_attempt(), found)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=PrefixStore("group", store),
@@ -344,6 +356,12 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
     finally:
         dist.destroy_process_group()
         gc.collect()  # the group's threads end with the last reference to it; at the interpreter's exit they could abort it
+
+
+def _attempt() -> str:
+    """What sets the keys of this start apart from those of earlier ones, which torchrun's agent on one machine keeps."""
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
 
 
 def _is_first_to_fail(store: Store) -> bool:

@@ -83,11 +83,9 @@ def _meet(
     meeting: Meeting,
 ) -> Lockstep:
     replay = run.experiment.replay
-    if not isinstance(optimizer, ZerothOrderSGD) or replay is None or journal is None:
-        raise ValueError(
-            f"`--team` shares whole numbers, of which the steps of {type(optimizer).__name__} are not made. Use `--method zo` "
-            "or fzoo, or drop `--team`."
-        )
+    assert isinstance(optimizer, ZerothOrderSGD), "others were refused before the run began"
+    assert replay is not None
+    assert journal is not None
     records = [] if found is None or found.journal is None else found.journal.records
     fitted = replay.fitted() if found is None or found.journal is None else found.journal.fitted
     facts = _facts(optimizer, replay, weights_digest(fitted)) | {"digest_every": str(stage.digest_every)}
@@ -117,14 +115,16 @@ def _join(run: Run, optimizer: ZerothOrderSGD, journal: JournalWriter, meeting: 
             f"nobody answers at {meeting.host}:{meeting.port} ({error}). Start the host of the team first, with `--team "
             f"{meeting.port}`, and check that this machine can reach it."
         ) from None
+    journal.flushes = False
     gather = MemberGather(board, host, optimizer, journal, **given)
     before = optimizer.steps_done
     try:
         gather.catch_up()
     except BaseException as error:
         gather.close()
-        if isinstance(error, TeamOverError) and error.kind in ("refused", "lost"):
-            raise ValueError(f"this process was not let into the team: {error.sentence}") from None
+        if isinstance(error, TeamOverError):
+            why = error.sentence or f"its run was {error.kind} meanwhile."
+            raise ValueError(f"this process was not let into the team: {why}") from None
         raise
     optimizer.gather = gather
     run.clock.step = optimizer.steps_done

@@ -12,6 +12,9 @@ from typing import Any
 
 VERSION = 1
 LARGEST_FRAME = 1 << 28
+"""Bytes of what a host says; members say less."""
+
+LARGEST_OF_MEMBERS = 1 << 20
 FRAME = struct.Struct("<IB")
 _NOBODY = 0xFFFF
 _TOLD = struct.Struct("<I")

@@ -10,7 +10,17 @@ import threading
 import time
 from typing import NamedTuple
 
-from featherlight.trainer.team.messages import FRAME, LARGEST_FRAME, Alive, Message, decode, encode
+from featherlight.trainer.team.messages import (
+    FRAME,
+    LARGEST_FRAME,
+    LARGEST_OF_MEMBERS,
+    Alive,
+    Message,
+    Step,
+    Told,
+    decode,
+    encode,
+)
 from featherlight.trainer.team.protocol import Silence
 
 PATIENCE = 8.0
@@ -23,6 +33,11 @@ _LINEAR_TIMEOUTS = 16
 """TCP_THIN_LINEAR_TIMEOUTS: a small packet that is lost twice is not waited for twice as long."""
 
 
+_ECHO = encode(Alive())
+"""Follows what is waited for in a segment of its own: if the first is lost, TCP learns it from the second within a round trip
+and not from a timer of three."""
+
+
 class Heard(NamedTuple):
     """What a connection said; `message` is None when it is gone."""
 
@@ -33,11 +48,12 @@ class Heard(NamedTuple):
 class _Line:
     """A connection, and what came of an unfinished frame."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, largest: int) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
             connection.setsockopt(socket.IPPROTO_TCP, _LINEAR_TIMEOUTS, 1)
         self.socket = connection
+        self.largest = largest
         self.buffer = bytearray()
         self.lock = threading.Lock()
         self.sent_at = time.monotonic()
@@ -52,7 +68,7 @@ class _Line:
         found = []
         while len(self.buffer) >= FRAME.size:
             length, kind = FRAME.unpack_from(self.buffer)
-            if length > LARGEST_FRAME:
+            if length > self.largest:
                 raise ValueError(f"a frame claims {length:,} bytes")
             end = FRAME.size + length
             if len(self.buffer) < end:
@@ -93,7 +109,7 @@ class Switchboard:
 
     def dial(self, host: str, port: int) -> int:
         """Connects; raises OSError if nobody answers within the patience."""
-        return self._add(socket.create_connection((host, port), timeout=self._patience))
+        return self._add(socket.create_connection((host, port), timeout=self._patience), LARGEST_FRAME)
 
     def send(self, peer: int, message: Message) -> None:
         """Says something; to one that is gone, nothing."""
@@ -104,6 +120,9 @@ class Switchboard:
         try:
             line.send(data)
             self.bytes_sent += len(data)
+            if isinstance(message, (Told, Step)):
+                line.send(_ECHO)
+                self.bytes_sent += len(_ECHO)
         except OSError:
             self._shut(line)
 
@@ -137,12 +156,12 @@ class Switchboard:
         self._lines.clear()
         self._selector.close()
 
-    def _add(self, connection: socket.socket) -> int:
+    def _add(self, connection: socket.socket, largest: int) -> int:
         connection.settimeout(self._patience)
         with self._guard:
             peer, self._next = self._next, self._next + 1
             self._silence.hear(peer, time.monotonic())
-            self._lines[peer] = _Line(connection)
+            self._lines[peer] = _Line(connection, largest)
         self._selector.register(connection, selectors.EVENT_READ, peer)
         return peer
 
@@ -165,7 +184,7 @@ class Switchboard:
     def _accept(self) -> None:
         assert self._listener is not None
         with contextlib.suppress(OSError):
-            self._add(self._listener.accept()[0])
+            self._add(self._listener.accept()[0], LARGEST_OF_MEMBERS)
 
     def _read(self, peer: int) -> None:
         line = self._lines[peer]
@@ -190,7 +209,7 @@ class Switchboard:
         if not line.lock.acquire(blocking=False):
             return
         try:
-            line.socket.send(encode(Alive()))
+            line.socket.send(_ECHO)
             line.sent_at = time.monotonic()
         except OSError:
             self._shut(line)

@@ -6,7 +6,7 @@ import sys
 from featherlight.cli import exporting, planning, shipping, training, using, verifying
 from featherlight.cli.app import app, console
 
-__all__ = ["app", "exporting", "main", "planning", "training", "using", "verifying"]
+__all__ = ["app", "exporting", "main", "planning", "shipping", "training", "using", "verifying"]
 
 
 def main() -> None:

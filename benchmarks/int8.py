@@ -3,7 +3,8 @@
     python -m benchmarks.int8 --short                 some minutes: speed, size, and 1,000 images of agreement
     python -m benchmarks.int8 --minutes 600           hours: 10,000 images, and the recipes int8/... with three seeds
 
-One thread, one process, the sides in turn; every sitting is a row of its own, so that a command given again adds what is
+One thread, one process, the sides in turn; times are those of the process on the CPU, so that other work on the machine counts
+little, and wall times stand beside. Every sitting is a row of its own, so that a command given again adds what is
 missing. Networks of the speed rows have fresh weights, on which speed does not depend, and statistics and ranges of drawn
 images. Beside stands ONNX Runtime's own quantizer (`quantize_static`: pairs of QuantizeLinear and DequantizeLinear, U8S8, a scale
 a channel). torchao is left out where it is not installed.
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,9 +114,11 @@ def speed(name: str, paths: dict[str, Path], batch: int, rounds: int) -> Row:
     for side, path in paths.items():
         run = session(path)
         sides[side] = lambda run=run: run.run(None, {run.get_inputs()[0].name: x})
-    seconds = in_turn(sides, rounds=rounds, warmup=3)
+    seconds = in_turn(sides, rounds=rounds, warmup=3, clock=time.process_time)
+    wall = in_turn(sides, rounds=rounds)
     row: Row = {"milliseconds": {side: spread([1e3 * one for one in times]) for side, times in seconds.items()}}
     row["faster"] = ratio(seconds["float"], seconds["int8"])
+    row["faster, wall"] = ratio(wall["float"], wall["int8"])
     row["faster, quantize_static"] = ratio(seconds["float"], seconds["quantize_static"])
     row["load"] = os.getloadavg()[0]
     return row
@@ -167,7 +171,7 @@ def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:
         for sitting in range(SITTINGS):
             for name, batch in ASKED:
                 key = {"kind": "speed", "network": name, "batch": batch, "sitting": sitting}
-                rounds = 8 if batch > 1 else 30
+                rounds = 5 if batch > 1 else 20
                 done.get(key, lambda n=name, b=batch, r=rounds: speed(n, paths[n], b, r), _speed_line)
         for part in range(2 if short else 10_000 // AT_ONCE):
             key = {"kind": "agreement", "network": "ResNet-20", "part": part}
@@ -181,7 +185,8 @@ def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:
 def _speed_line(row: Row) -> str:
     faster, static_faster = row["faster"], row["faster, quantize_static"]
     return (
-        f"{row['network']}, batch {row['batch']}: {faster['median']:.2f}x ({faster['min']:.2f} to {faster['max']:.2f}); "
+        f"{row['network']}, batch {row['batch']}: {faster['median']:.2f}x ({faster['min']:.2f} to {faster['max']:.2f}); wall "
+        f"{row['faster, wall']['median']:.2f}x; "
         f"quantize_static {static_faster['median']:.2f}x; load {row['load']:.1f}"
     )
 

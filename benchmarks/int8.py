@@ -12,7 +12,6 @@ a channel). torchao is left out where it is not installed.
 
 import argparse
 import importlib.util
-import json
 import os
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, in_turn, ratio, spread, target, write_results
 from featherlight.export import certify_as_run, compare, session, vnni, write_int8, write_onnx
 from featherlight.nn.models import SMALL_STEM, resnet18, resnet20
+from featherlight.report import Table, read_sections
 from featherlight.transforms.quantize import Calibration, MinMax, quantize_after_training, to_integer_program
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
 
@@ -42,7 +42,7 @@ AT_ONCE = 500
 RECIPES = {  # recipe, other settings, and the points of accuracy it may lose
     "MNIST, LeNet-5 of Caffe": ("int8/lenet5", (), 0.1),
     "CIFAR-10, ResNet-20": ("int8/resnet20", (), 0.3),
-    "GTSRB, ResNet-20": ("int8/resnet20", ("classify.data={data}/gtsrb32", "classify.augment.flip=false"), 0.3),
+    "GTSRB, ResNet-20": ("int8/resnet20", ("classify.data=gtsrb", "classify.augment.flip=false"), 0.3),
 }
 
 
@@ -147,19 +147,21 @@ def accuracy(what: str, seed: int, folder: Path) -> Row:
     """A run of a recipe, by the command line; a run that was stopped goes on."""
     recipe, settings, _ = RECIPES[what]
     out = folder / f"{recipe.replace('/', '-')}-{what.split(',')[0].lower()}-{seed}"
-    data = os.environ.get("FEATHERLIGHT_DATA", ".")
-    words = [one.format(data=data) for one in (f"seed={seed}", *settings)]
-    command = [sys.executable, "-m", "featherlight.cli", "run", recipe, "--out", str(out)]
-    subprocess.run([*command, *(part for word in words for part in ("--set", word))], check=True)
-    for section in json.loads((out / "sections.json").read_text()):
-        if section["title"] == "Whole numbers":
-            rows = {row[0]: row[1] for row in _table(section)["rows"]}
-            return {"accuracy": rows, "drop": rows["float"] - rows["trained, whole numbers"]}
-    raise ValueError(f"{out} has no section on whole numbers")
+    words = [word for one in (f"seed={seed}", *settings) for word in ("--set", one)]
+    go_on = (
+        ["run", "--resume", str(out)] if (out / "config.toml").is_file() else ["run", recipe, *words, "--out", str(out)]
+    )
+    if not (out / "summary.json").is_file():
+        subprocess.run([sys.executable, "-m", "featherlight.cli", *go_on], check=True)
+    return rounded_accuracy(out)
 
 
-def _table(section: dict[str, Any]) -> dict[str, Any]:
-    return next(block for block in section["blocks"] if "rows" in block)
+def rounded_accuracy(run: Path) -> Row:
+    """What a run's report says of accuracy in float and in whole numbers, in percent."""
+    section = next(one for one in read_sections(run / "sections.json") if one.title == "Whole numbers")
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    rows = {str(row[0]): float(str(row[1])) for row in table.rows}
+    return {"accuracy": rows, "drop": rows["float"] - rows["trained, whole numbers"]}
 
 
 def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:

@@ -291,7 +291,7 @@ def _plain(name: str) -> Callable[..., None]:
 def _elementwise(builder: Builder, node: fx.Node, module: nn.Module, path: str, x: Any) -> None:
     if vars(module).get("inplace"):
         module = copy.copy(module)
-        module.inplace = False
+        vars(module)["inplace"] = False
     _function(builder, node, module, x)
 
 

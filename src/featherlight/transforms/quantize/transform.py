@@ -133,8 +133,8 @@ class FakeQuantization:
     Where a layer's weight has parametrizations, such as a mask, what they make is rounded. The grids of weights are one for
     each channel and symmetric, so that rounding commutes with the factor g of BatchNorm: `round(w / s) s g` is
     `round(w g / (s g)) s g`. Folding with a correction to batch statistics, as the papers have it, is thereby what plain
-    BatchNorm after a rounded layer
-    computes, at the cost of one convolution; while training no jitter of batch statistics comes into the weights.
+    BatchNorm after a rounded layer computes, at the cost of one convolution, and no jitter of batch statistics comes into the
+    weights while training.
 
     Args:
         example: a batch of the model's input, of one example or more; its values do not matter.

@@ -3,7 +3,8 @@
     python -m benchmarks.int8 --short                 some minutes: speed, size, and 1,000 images of agreement
     python -m benchmarks.int8 --minutes 600           hours: 10,000 images, and the recipes int8/... with three seeds
 
-One thread, one process, the sides in turn; every sitting is a row of its own, so that a command given again adds what is
+One thread, one process, the sides in turn; times are those of the process on the CPU, so that other work on the machine counts
+little, and wall times stand beside. Every sitting is a row of its own, so that a command given again adds what is
 missing. Networks of the speed rows have fresh weights, on which speed does not depend, and statistics and ranges of drawn
 images. Beside stands ONNX Runtime's own quantizer (`quantize_static`: pairs of QuantizeLinear and DequantizeLinear, U8S8, a scale
 a channel). torchao is left out where it is not installed.
@@ -11,12 +12,12 @@ a channel). torchao is left out where it is not installed.
 
 import argparse
 import importlib.util
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, in_turn, ratio, spread, target, write_results
 from featherlight.export import certify_as_run, compare, session, vnni, write_int8, write_onnx
 from featherlight.nn.models import SMALL_STEM, resnet18, resnet20
+from featherlight.report import Table, read_sections
 from featherlight.transforms.quantize import Calibration, MinMax, quantize_after_training, to_integer_program
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
 
@@ -40,7 +42,7 @@ AT_ONCE = 500
 RECIPES = {  # recipe, other settings, and the points of accuracy it may lose
     "MNIST, LeNet-5 of Caffe": ("int8/lenet5", (), 0.1),
     "CIFAR-10, ResNet-20": ("int8/resnet20", (), 0.3),
-    "GTSRB, ResNet-20": ("int8/resnet20", ("classify.data={data}/gtsrb32", "classify.augment.flip=false"), 0.3),
+    "GTSRB, ResNet-20": ("int8/resnet20", ("classify.data=gtsrb", "classify.augment.flip=false"), 0.3),
 }
 
 
@@ -112,9 +114,11 @@ def speed(name: str, paths: dict[str, Path], batch: int, rounds: int) -> Row:
     for side, path in paths.items():
         run = session(path)
         sides[side] = lambda run=run: run.run(None, {run.get_inputs()[0].name: x})
-    seconds = in_turn(sides, rounds=rounds, warmup=3)
+    seconds = in_turn(sides, rounds=rounds, warmup=3, clock=time.process_time)
+    wall = in_turn(sides, rounds=rounds)
     row: Row = {"milliseconds": {side: spread([1e3 * one for one in times]) for side, times in seconds.items()}}
     row["faster"] = ratio(seconds["float"], seconds["int8"])
+    row["faster, wall"] = ratio(wall["float"], wall["int8"])
     row["faster, quantize_static"] = ratio(seconds["float"], seconds["quantize_static"])
     row["load"] = os.getloadavg()[0]
     return row
@@ -143,19 +147,21 @@ def accuracy(what: str, seed: int, folder: Path) -> Row:
     """A run of a recipe, by the command line; a run that was stopped goes on."""
     recipe, settings, _ = RECIPES[what]
     out = folder / f"{recipe.replace('/', '-')}-{what.split(',')[0].lower()}-{seed}"
-    data = os.environ.get("FEATHERLIGHT_DATA", ".")
-    words = [one.format(data=data) for one in (f"seed={seed}", *settings)]
-    command = [sys.executable, "-m", "featherlight.cli", "run", recipe, "--out", str(out)]
-    subprocess.run([*command, *(part for word in words for part in ("--set", word))], check=True)
-    for section in json.loads((out / "sections.json").read_text()):
-        if section["title"] == "Whole numbers":
-            rows = {row[0]: row[1] for row in _table(section)["rows"]}
-            return {"accuracy": rows, "drop": rows["float"] - rows["trained, whole numbers"]}
-    raise ValueError(f"{out} has no section on whole numbers")
+    words = [word for one in (f"seed={seed}", *settings) for word in ("--set", one)]
+    go_on = (
+        ["run", "--resume", str(out)] if (out / "config.toml").is_file() else ["run", recipe, *words, "--out", str(out)]
+    )
+    if not (out / "summary.json").is_file():
+        subprocess.run([sys.executable, "-m", "featherlight.cli", *go_on], check=True)
+    return rounded_accuracy(out)
 
 
-def _table(section: dict[str, Any]) -> dict[str, Any]:
-    return next(block for block in section["blocks"] if "rows" in block)
+def rounded_accuracy(run: Path) -> Row:
+    """What a run's report says of accuracy in float and in whole numbers, in percent."""
+    section = next(one for one in read_sections(run / "sections.json") if one.title == "Whole numbers")
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    rows = {str(row[0]): float(str(row[1])) for row in table.rows}
+    return {"accuracy": rows, "drop": rows["float"] - rows["trained, whole numbers"]}
 
 
 def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:
@@ -167,7 +173,7 @@ def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:
         for sitting in range(SITTINGS):
             for name, batch in ASKED:
                 key = {"kind": "speed", "network": name, "batch": batch, "sitting": sitting}
-                rounds = 8 if batch > 1 else 30
+                rounds = 5 if batch > 1 else 20
                 done.get(key, lambda n=name, b=batch, r=rounds: speed(n, paths[n], b, r), _speed_line)
         for part in range(2 if short else 10_000 // AT_ONCE):
             key = {"kind": "agreement", "network": "ResNet-20", "part": part}
@@ -181,7 +187,8 @@ def measure(done: FinishedRuns, *, short: bool, runs: Path) -> None:
 def _speed_line(row: Row) -> str:
     faster, static_faster = row["faster"], row["faster, quantize_static"]
     return (
-        f"{row['network']}, batch {row['batch']}: {faster['median']:.2f}x ({faster['min']:.2f} to {faster['max']:.2f}); "
+        f"{row['network']}, batch {row['batch']}: {faster['median']:.2f}x ({faster['min']:.2f} to {faster['max']:.2f}); wall "
+        f"{row['faster, wall']['median']:.2f}x; "
         f"quantize_static {static_faster['median']:.2f}x; load {row['load']:.1f}"
     )
 

@@ -1,21 +1,20 @@
 """`featherlight export` as functions: what is written, what is checked, and what a person is told."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherlight.data import ImageSet, load_images
 from featherlight.export import (
     DEFAULT_OPSET,
     FLOAT_OPSETS,
     OPSETS,
-    Comparison,
     certify_as_run,
     certify_file,
     check_opset,
@@ -121,17 +120,17 @@ def export_run(request: Request, *, examples: int | None, as_json: bool) -> None
     Raises:
         ValueError: there is nothing to export, it cannot be exported so, a package is missing, or the certificate fails.
     """
-    model, program = _trained(request)
+    trained = _trained(request)
     images = _images(request, examples or 1)
-    if program is not None:
-        write_int8(program, images.floats, request.out, opset=request.version)
+    if isinstance(trained, IntegerProgram):
+        write_int8(trained, images.floats, request.out, opset=request.version)
     else:
-        write_onnx(read_network(request.run).model, images.floats, request.out, opset=request.version)
+        write_onnx(trained, images.floats, request.out, opset=request.version)
     facts: dict[str, Any] = {"file": str(request.out), "bytes": request.out.stat().st_size, "opset": request.version}
-    if program is not None:
+    if isinstance(trained, IntegerProgram):
         facts |= _certified(request.out)
     if examples is not None:
-        facts["check"] = _checked(model, program, request.out, images)
+        facts["check"] = _checked(trained, request.out, images)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
@@ -139,15 +138,14 @@ def export_run(request: Request, *, examples: int | None, as_json: bool) -> None
             typer.echo(line)
 
 
-def _trained(request: Request) -> tuple[Callable[[Tensor], Tensor], IntegerProgram | None]:
-    """What the file is to compute, and its program if that is of whole numbers."""
+def _trained(request: Request) -> nn.Module | IntegerProgram:
+    """What the file is to compute."""
     if not request.int8:
-        return read_network(request.model).model, None
+        return read_network(request.model).model
     file = request.model / FILE_NAME
     if not file.is_file():
         raise ValueError(_without_program(request))
-    program = read_program(file)
-    return IntegerExecutor(program), program
+    return read_program(file)
 
 
 def _without_program(request: Request) -> str:
@@ -164,13 +162,19 @@ def _without_program(request: Request) -> str:
         )
     values = json.loads(about.read_text(encoding="utf-8"))
     kind = str(values.get("architecture") or (values.get("architectures") or ["model"])[0])
-    kind = values.get("network", kind) if kind == "ImageClassifier" else kind
+    is_classifier = kind in ("ImageClassifier", "SmallConvNet")
+    kind = values.get("network", kind)
     why = _NO_STATIC_FORM.get(kind)
     if why is not None or "architectures" in values:
         return (
             f"the model in {request.run} ({kind}) has no static form in whole numbers: {why or 'its attention'} multiplies "
             "activations by activations, or feeds them back, with ranges that are only known as it runs. Export it with `--fp32` "
             "where that is supported."
+        )
+    if not is_classifier:
+        return (
+            f"the model in {request.run} ({kind}) is no image classifier, and int8/... trains those for whole numbers. To write "
+            "another network, prepare it and hand its program to `featherlight.export.write_int8`."
         )
     return (
         f"the run in {request.run} trained floats ({kind}), and no ranges of whole numbers. Run a recipe of int8/... with "
@@ -219,23 +223,22 @@ def _config(run: Path) -> RunConfig | None:
 
 
 def _certified(file: Path) -> dict[str, Any]:
-    """The certificates of the file and of what ONNX Runtime makes of it."""
+    """The certificates of the file and of what ONNX Runtime makes of it; a file that fails is removed."""
     ours, run = certify_file(file), certify_as_run(file)
     for one, whose in ((ours, "the file"), (run, "the file as ONNX Runtime runs it here")):
         if not one.holds:
+            file.unlink()
             raise ValueError(f"the certificate fails for {whose}: {one}. Export with `--fp32`, or report the network.")
     return {"certificate": str(ours), "certificate_as_run": str(run), "vnni": list(vnni())}
 
 
-def _checked(
-    model: Callable[[Tensor], Tensor], program: IntegerProgram | None, file: Path, images: _Images
-) -> dict[str, Any]:
+def _checked(trained: nn.Module | IntegerProgram, file: Path, images: _Images) -> dict[str, Any]:
     """The file beside what it was made from."""
-    comparison: Comparison = compare(model, file, images.floats)
-    facts = asdict(comparison) | {"images": images.what}
-    if program is not None:
-        facts["largest_layer_difference"] = max(layer_differences(program, images.floats[:_IN_ONE_LAYER]).values())
-    return facts
+    if not isinstance(trained, IntegerProgram):
+        return asdict(compare(trained, file, images.floats)) | {"images": images.what}
+    differences = layer_differences(trained, images.floats[:_IN_ONE_LAYER])
+    facts = asdict(compare(IntegerExecutor(trained), file, images.floats)) | {"images": images.what}
+    return facts | {"largest_layer_difference": max(differences.values())}
 
 
 def _lines(facts: Mapping[str, Any]) -> list[str]:

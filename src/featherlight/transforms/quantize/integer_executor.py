@@ -29,7 +29,9 @@ class IntegerExecutor:
     Args:
         program: what is run.
 
-    Cost: on the CPU, about 8e9 products a second and core in convolutions. Memory of the values still needed.
+    Inputs may be on any device; everything is computed on the CPU, whose kernels take whole numbers.
+
+    Cost: about 8e9 products a second and core in convolutions. Memory of the values still needed.
 
     Source: Jacob et al. 2018, sections 2.2 to 2.4 and appendix A.
     """

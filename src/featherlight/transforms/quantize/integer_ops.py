@@ -139,8 +139,7 @@ class Linear:
         weight_scales: float32, one for each output.
         bias: int32, in units of the input's scale times the output's.
 
-    Raises:
-        ValueError: other dtypes or shapes, or scales that are not positive and finite.
+    Raises ValueError as `Conv2d` does.
     """
 
     input: str
@@ -202,8 +201,7 @@ class MaxPool:
         padding: on either side, at most half the kernel; what comes in never is the largest.
         ceil_mode: whether windows that stick out at the end count.
 
-    Raises:
-        ValueError: numbers out of range.
+    Raises ValueError for numbers out of range.
     """
 
     input: str
@@ -229,8 +227,7 @@ class AvgPool:
         padding: on either side, at most half the kernel, with numbers that stand for zero.
         flat: whether the two axes are dropped, as `x.mean((-2, -1))` does; only with no `kernel`.
 
-    Raises:
-        ValueError: numbers out of range.
+    Raises ValueError for numbers out of range.
     """
 
     input: str
@@ -341,8 +338,7 @@ class Lookup:
         output: name of what it makes.
         table: uint8, what stands for each of the 256 numbers.
 
-    Raises:
-        ValueError: another dtype or shape.
+    Raises ValueError for another dtype or shape.
     """
 
     input: str

@@ -45,8 +45,7 @@ def step_of(op: Op, program: IntegerProgram) -> Step:
         return _dequantize(op, program)
     befores, after = [grids[name] for name in inputs_of(op)], grids.get(op.output)
     if isinstance(op, Layer):
-        factors = None if after is None else layer_factors(op, befores[0], after)
-        return partial(_layer, op, befores[0], after, factors)
+        return _layer(op, befores[0], after)
     assert after is not None, "only a layer may go without a grid"
     ratios = [ratio(before, after) for before in befores]
     match op:
@@ -57,7 +56,8 @@ def step_of(op: Op, program: IntegerProgram) -> Step:
         case AvgPool():
             return partial(_average, op, befores[0], after, ratios[0])
         case Lookup():
-            return lambda q: op.table[q.to(torch.int64)]
+            table = op.table.cpu()
+            return lambda q: table[q.to(torch.int64)]
         case MaxPool():
             return partial(_largest, op)
         case Reshape():
@@ -76,7 +76,7 @@ def _quantize(op: Quantize, grid: Grid, x: Tensor) -> Tensor:
         raise ValueError("the input of an integer program holds NaN, which no whole number stands for.")
     shape = [-1] + [1] * (x.ndim - 2)
     mean, std = (torch.tensor(one, dtype=torch.float32).view(shape) for one in (op.mean, op.std))
-    units = ((x.to(torch.float32) - mean) / std / grid.single).round()
+    units = ((x.to("cpu", torch.float32) - mean) / std / grid.single).round()
     return (units + grid.zero_point).clamp(grid.low, grid.high).to(torch.uint8)
 
 
@@ -91,17 +91,18 @@ def _dequantize(op: Dequantize, program: IntegerProgram) -> Step:
     return lambda sums: sums.to(torch.float32) * scales
 
 
-def _layer(op: Layer, before: Grid, after: Grid | None, factors: Multipliers | None, q: Tensor) -> Tensor:
-    x, weight = q.to(torch.int32) - before.zero_point, op.weight.to(torch.int32)
+def _layer(op: Layer, before: Grid, after: Grid | None) -> Step:
+    weight, bias = op.weight.to("cpu", torch.int32), op.bias.cpu()
     if isinstance(op, Linear):
-        sums, axis = x @ weight.T + op.bias, -1
+        sums, axis = (lambda x: x @ weight.T + bias), -1
     else:
-        weight = _spread(weight, op.dilation)  # torch's kernels on whole numbers know no dilation
-        sums = functional.conv2d(x, weight, op.bias, op.stride, op.padding, groups=op.groups)
-        axis = 1
-    if after is None or factors is None:
-        return sums
-    return _placed(factors.times(sums, axis), after)
+        spread = _spread(weight, op.dilation)  # torch's kernels on whole numbers know no dilation
+        parts = {"stride": op.stride, "padding": op.padding, "groups": op.groups}
+        sums, axis = (lambda x: functional.conv2d(x, spread, bias, **parts)), 1
+    if after is None:
+        return lambda q: sums(q.to(torch.int32) - before.zero_point)
+    factors = layer_factors(op, before, after)
+    return lambda q: _placed(factors.times(sums(q.to(torch.int32) - before.zero_point), axis), after)
 
 
 def _spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:

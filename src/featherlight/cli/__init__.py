@@ -3,10 +3,10 @@
 import os
 import sys
 
-from featherlight.cli import training, using, verifying
+from featherlight.cli import exporting, training, using, verifying
 from featherlight.cli.app import app, console
 
-__all__ = ["app", "main", "training", "using", "verifying"]
+__all__ = ["app", "exporting", "main", "training", "using", "verifying"]
 
 
 def main() -> None:

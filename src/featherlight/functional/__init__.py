@@ -1,5 +1,8 @@
 """Pure tensor functions: counter-based random bits, matrices kept as small whole numbers, and formats of few bits."""
 
+from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
+from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
+
 from featherlight.functional.float_formats import (
     FORMATS,
     BlockFormat,
@@ -29,6 +32,7 @@ __all__ = [
     "FORMATS",
     "SIGNS_PER_BLOCK",
     "BlockFormat",
+    "EntropyModel",
     "FloatFormat",
     "IntegerGrid",
     "LowRankChange",
@@ -37,7 +41,11 @@ __all__ = [
     "Segment",
     "SignBits",
     "SignStream",
+    "fake_quantize",
+    "fake_quantize_learned",
     "float32_scales",
+    "grid_codes",
+    "level_contexts",
     "pack_signs",
     "philox_4x32",
     "power_of_two_scales",
@@ -45,6 +53,8 @@ __all__ = [
     "random_words",
     "round_to",
     "signs_at",
+    "soft_assign",
+    "symmetric_high",
     "two_level_scales",
     "unpack_signs",
 ]

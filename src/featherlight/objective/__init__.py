@@ -1,5 +1,7 @@
 """The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
 
+from featherlight.objective.distillation import DistilledLoss, LossOfOutputs, Outputs
+
 from featherlight.objective.autocasting import autocast
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
@@ -24,10 +26,13 @@ __all__ = [
     "Batch",
     "BatchObjective",
     "ClipGradient",
+    "DistilledLoss",
+    "LossOfOutputs",
     "MinusScores",
     "NonFiniteLossError",
     "Objective",
     "ObjectivesInTurn",
+    "Outputs",
     "PerExampleLoss",
     "PerExampleObjective",
     "RewardObjective",

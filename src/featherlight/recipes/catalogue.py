@@ -12,7 +12,20 @@ from typing import Any
 
 from featherlight.recipes.config import RunConfig, changed, nearest, read_toml
 
-FAMILIES = ("classify", "dbn", "finetune", "forecast", "implicit", "learned", "precision", "regularize", "text", "vq")
+FAMILIES = (
+    "classify",
+    "compress",
+    "dbn",
+    "finetune",
+    "forecast",
+    "implicit",
+    "int8",
+    "learned",
+    "precision",
+    "regularize",
+    "text",
+    "vq",
+)
 """Folders of this room; the recipes of each are the functions in its module `recipes`."""
 
 

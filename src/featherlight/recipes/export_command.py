@@ -1,0 +1,248 @@
+"""`featherlight export` as functions: what is written, what is checked, and what a person is told."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+
+from featherlight.data import ImageSet, load_images
+from featherlight.export import (
+    DEFAULT_OPSET,
+    FLOAT_OPSETS,
+    OPSETS,
+    Comparison,
+    certify_as_run,
+    certify_file,
+    check_opset,
+    compare,
+    layer_differences,
+    vnni,
+    write_int8,
+    write_onnx,
+)
+from featherlight.recipes.catalogue import from_file
+from featherlight.recipes.classify.config import ClassifyConfig
+from featherlight.recipes.classify.network import read_network
+from featherlight.transforms.quantize.integer_executor import IntegerExecutor
+from featherlight.transforms.quantize.integer_program import IntegerProgram
+from featherlight.transforms.quantize.program_file import FILE_NAME, read_program
+
+_IN_ONE_LAYER = 64
+_NO_STATIC_FORM = {
+    "LanguageModel": "its recurrent cells or attention",
+    "EncoderDecoder": "its attention or recurrent cells",
+    "Forecaster": "its recurrent cells (LSTM)",
+    "SentenceClassifier": "its attention",
+    "vit": "its attention",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be exported.
+
+    Args:
+        run: a run directory, or the directory of its model.
+        out: the file.
+        int8: whether it is to compute with whole numbers.
+        fp32: whether with floats.
+        opset: version of ONNX's operators; None takes the usual one.
+        side: rows and columns of the images; None takes those of the network or of the run.
+
+    Raises:
+        ValueError: not one of `int8` and `fp32`, an opset that cannot be written, or a file that cannot be.
+    """
+
+    run: Path
+    out: Path
+    int8: bool
+    fp32: bool
+    opset: int | None = None
+    side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.int8 == self.fp32:
+            raise ValueError(
+                "an export is of one kind: give `--int8` for whole numbers of 8 bits, or `--fp32` for floats."
+            )
+        check_opset(self.version, OPSETS if self.int8 else FLOAT_OPSETS)
+        if not self.out.parent.is_dir():
+            raise ValueError(
+                f"there is no directory {self.out.parent} for {self.out.name}. Make it, or correct `--out`."
+            )
+        if self.out.exists():
+            raise ValueError(f"{self.out} exists already. Give another file, or remove it.")
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"`--side` must be at least 1 pixel; got {self.side}.")
+
+    @property
+    def version(self) -> int:
+        """Of ONNX's operators."""
+        return DEFAULT_OPSET if self.opset is None else self.opset
+
+    @property
+    def model(self) -> Path:
+        """The directory of the model.
+
+        Raises:
+            ValueError: the run is not finished.
+        """
+        if (self.run / "config.toml").is_file() and not (self.run / "model").is_dir():
+            raise ValueError(
+                f"the run in {self.run} is not finished, so that there is no model in it yet. Go on with "
+                f"`featherlight run --resume {self.run}`."
+            )
+        return self.run / "model" if (self.run / "model").is_dir() else self.run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Examples for shapes and checks, in [0, 1]."""
+
+    floats: Tensor
+    what: str
+
+
+def export_run(request: Request, *, examples: int | None, as_json: bool) -> None:
+    """Writes the file, checks it if asked to, and says what it is.
+
+    Args:
+        request: what is to be exported.
+        examples: how many images are compared; None compares none.
+        as_json: whether it is said in JSON.
+
+    Raises:
+        ValueError: there is nothing to export, it cannot be exported so, a package is missing, or the certificate fails.
+    """
+    model, program = _trained(request)
+    images = _images(request, examples or 1)
+    if program is not None:
+        write_int8(program, images.floats, request.out, opset=request.version)
+    else:
+        write_onnx(read_network(request.run).model, images.floats, request.out, opset=request.version)
+    facts: dict[str, Any] = {"file": str(request.out), "bytes": request.out.stat().st_size, "opset": request.version}
+    if program is not None:
+        facts |= _certified(request.out)
+    if examples is not None:
+        facts["check"] = _checked(model, program, request.out, images)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        for line in _lines(facts):
+            typer.echo(line)
+
+
+def _trained(request: Request) -> tuple[Callable[[Tensor], Tensor], IntegerProgram | None]:
+    """What the file is to compute, and its program if that is of whole numbers."""
+    if not request.int8:
+        return read_network(request.model).model, None
+    file = request.model / FILE_NAME
+    if not file.is_file():
+        raise ValueError(_without_program(request))
+    program = read_program(file)
+    return IntegerExecutor(program), program
+
+
+def _without_program(request: Request) -> str:
+    """Why there are no whole numbers to export."""
+    about = request.model / "config.json"
+    if not about.is_file():
+        return f"there is no model at {request.run}: a finished run leaves one. Correct the path."
+    values = json.loads(about.read_text(encoding="utf-8"))
+    kind = str(values.get("architecture") or (values.get("architectures") or ["model"])[0])
+    kind = values.get("network", kind) if kind == "ImageClassifier" else kind
+    why = _NO_STATIC_FORM.get(kind)
+    if why is not None or "architectures" in values:
+        return (
+            f"the model in {request.run} ({kind}) has no static form in whole numbers: {why or 'its attention'} multiplies "
+            "activations by activations, or feeds them back, with ranges that are only known as it runs. Export it with `--fp32` "
+            "where that is supported."
+        )
+    return (
+        f"the run in {request.run} trained floats ({kind}), and no ranges of whole numbers. Run a recipe of int8/... with "
+        f'`--set classify.initial="{request.run}"`, which starts from it, or export with `--fp32`.'
+    )
+
+
+def _images(request: Request, count: int) -> _Images:
+    """Images of the run where there are any, else drawn ones."""
+    found = _images_of_run(request.run)
+    if found is not None:
+        return _Images(floats=found[1].floats(torch.arange(min(count, len(found[1])))), what=found[0])
+    about = json.loads((request.model / "config.json").read_text(encoding="utf-8"))
+    side = request.side or about.get("side")
+    if side is None:
+        raise ValueError(
+            f"neither the network in {request.model} nor a run says how large images are. Give `--side`, in pixels, or the run "
+            "directory with its config.toml."
+        )
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, int(about["in_channels"]), int(side), int(side))
+    return _Images(floats=torch.rand(shape, generator=generator), what="images drawn at random, as no data are at hand")
+
+
+def _images_of_run(run: Path) -> tuple[str, ImageSet] | None:
+    """Test images of a run, or those it was validated on; None for a model without its run, or if the data are gone."""
+    file = run / "config.toml"
+    if not file.is_file():
+        return None
+    _, config = from_file(file)
+    classify = config if isinstance(config, ClassifyConfig) else getattr(config, "classify", None)
+    if not isinstance(classify, ClassifyConfig):
+        return None
+    try:
+        splits = load_images(classify.data)
+    except ValueError:
+        return None
+    splits = (splits.only(classify.classes) if classify.classes else splits).with_valid(classify.valid_fraction)
+    if splits.test is not None:
+        return f"test images of {classify.data}", splits.test
+    assert splits.valid is not None, "`with_valid` has seen to it"
+    return f"validation images of {classify.data}", splits.valid
+
+
+def _certified(file: Path) -> dict[str, Any]:
+    """The certificates of the file and of what ONNX Runtime makes of it."""
+    ours, run = certify_file(file), certify_as_run(file)
+    for one, whose in ((ours, "the file"), (run, "the file as ONNX Runtime runs it here")):
+        if not one.holds:
+            raise ValueError(f"the certificate fails for {whose}: {one}. Export with `--fp32`, or report the network.")
+    return {"certificate": str(ours), "certificate_as_run": str(run), "vnni": list(vnni())}
+
+
+def _checked(
+    model: Callable[[Tensor], Tensor], program: IntegerProgram | None, file: Path, images: _Images
+) -> dict[str, Any]:
+    """The file beside what it was made from."""
+    comparison: Comparison = compare(model, file, images.floats)
+    facts = asdict(comparison) | {"images": images.what}
+    if program is not None:
+        facts["largest_layer_difference"] = max(layer_differences(program, images.floats[:_IN_ONE_LAYER]).values())
+    return facts
+
+
+def _lines(facts: Mapping[str, Any]) -> list[str]:
+    lines = [f"wrote {facts['file']}: {facts['bytes']:,} bytes, opset {facts['opset']}"]
+    if "certificate" in facts:
+        lines += [f"certificate: {facts['certificate']}", f"as ONNX Runtime runs it: {facts['certificate_as_run']}"]
+        named = ", ".join(facts["vnni"])
+        lines.append(
+            f"dot products of 8-bit numbers on this CPU: {named}"
+            if named
+            else "this CPU names no dot products of 8-bit numbers: sums of pairs may saturate in 16 bits; see `--check`"
+        )
+    if (check := facts.get("check")) is not None:
+        lines.append(
+            f"check: {check['examples']:,} {check['images']}; same arg-max in {check['same_choice']:.2%}; largest difference "
+            f"{check['largest_difference']:.3g}, of outputs up to {check['largest_output']:.3g}"
+        )
+        if "largest_layer_difference" in check:
+            lines.append(
+                f"largest difference of one operation, given equal inputs: {check['largest_layer_difference']:.3g} units"
+            )
+    return lines

@@ -80,10 +80,15 @@ def symmetric_high(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Halves of floats have too few bits to round with."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | float, low: float, high: float) -> Tensor:
-        units = torch.round(x / scale) + zero_point
+        units = torch.round(_wide(x) / scale) + zero_point
         kept = units.clamp(low, high)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(units == kept)
@@ -98,10 +103,12 @@ class _Rounded(torch.autograd.Function):
 class _Learned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | float, low: float, high: float) -> Tensor:
-        units = x / scale
+        units = _wide(x) / scale
         rounded = torch.round(units) + zero_point
         kept = rounded.clamp(low, high)
-        ctx.save_for_backward(units, rounded, kept, scale, torch.as_tensor(zero_point, dtype=x.dtype, device=x.device))
+        ctx.save_for_backward(
+            units, rounded, kept, scale, torch.as_tensor(zero_point, dtype=units.dtype, device=x.device)
+        )
         ctx.high = high
         return ((kept - zero_point) * scale).to(x.dtype)
 
@@ -110,7 +117,7 @@ class _Learned(torch.autograd.Function):
         (grad,) = grad_outputs
         units, rounded, kept, scale, zero_point = ctx.saved_tensors
         inside = rounded == kept
-        grad_x = grad * inside if ctx.needs_input_grad[0] else None
+        grad_x = (grad * inside) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None, None
         slope = (kept - zero_point) - torch.where(inside, units, torch.zeros_like(units))

@@ -125,7 +125,8 @@ class Quantized:
     def prepare(self, model: nn.Module) -> None:
         """Puts in the quantizers, with room for what is measured."""
         self._inner.prepare(model)
-        quantized_graph(model).register_buffer(MEASURED, torch.full((2,), math.nan, dtype=torch.float64))
+        graph = quantized_graph(model)
+        graph.register_buffer(MEASURED, torch.full((2,), math.nan, dtype=torch.float64, device=graph.phase.device))
 
     def update(self, model: nn.Module, progress: float) -> None:
         """Before the first step ranges are calibrated, and the accuracy without them and with them is measured."""

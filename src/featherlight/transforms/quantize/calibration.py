@@ -13,7 +13,7 @@ from featherlight.transforms.quantize.ranges import CalibrationRange, Histogram,
 _BINS = 2048
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
     """Data that ranges of activations are chosen from.
 

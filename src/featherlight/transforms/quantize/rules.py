@@ -53,6 +53,8 @@ def _norm(builder: Builder, node: fx.Node, module: _BatchNorm, path: str, x: Any
     if node.meta[VALUE].ndim == 3:
         raise builder.refused(node, "it normalizes sequences, for which there is no operation")
     if not builder.absorbed(node, x, LayerStep, norm=path):
+        if node.meta[VALUE].ndim != 4:
+            raise builder.refused(node, "it normalizes features and follows no layer that it could be folded into")
         builder.put(node, NormStep(output=node.name, input=builder.name(x, node), norm=path))
 
 

@@ -1,6 +1,6 @@
 """Puts a quantized graph into its model, in stages: modules that one value enters and one leaves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import MethodType
 
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class GraphStage(nn.Module):
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
+    ) -> Generator[tuple[str, nn.Module], None, None]:
         """Itself and what its steps use."""
         memo = set() if memo is None else memo
         if self not in memo:

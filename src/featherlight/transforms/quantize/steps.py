@@ -296,7 +296,10 @@ def normalized(norm: _BatchNorm, x: Tensor, *, frozen: bool) -> Tensor:
     if frozen or not norm.training:
         return functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if statistics_are_frozen():
-        return functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        assert norm.running_mean is not None, "norms without running statistics are refused"
+        assert norm.running_var is not None, "as above"
+        copies = norm.running_mean.clone(), norm.running_var.clone()
+        return functional.batch_norm(x, *copies, norm.weight, norm.bias, training=True, eps=norm.eps)
     return norm(x)
 
 

@@ -121,7 +121,7 @@ class Timetable:
         return QUANTIZES if progress >= self.activations_after else OBSERVES
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FakeQuantization:
     """Trains a model for whole numbers: weights and activations are rounded to their grids in every forward pass.
 

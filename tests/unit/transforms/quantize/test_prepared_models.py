@@ -1,11 +1,13 @@
 """Prepared models: what they compute, the integer program they become, and what convert leaves of them."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from featherlight.transforms import TransformStack
 from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
@@ -264,6 +266,22 @@ def test_a_layer_stays_in_float_if_asked_and_embeddings_are_rounded():
     torch.testing.assert_close(words(tokens), plain, rtol=0, atol=0.05)
     with pytest.raises(ValueError, match="reads token numbers"):
         to_integer_program(words)
+
+
+def test_torchs_activation_checkpointing_moves_nothing_twice_with_frozen_statistics():
+    model, x = small(), batch()
+    transform = FakeQuantization(example=x, timetable=Timetable(activations_after=0.0))
+    transform.prepare(model)
+    transform.update(model.train(), 0.0)
+    twin = copy.deepcopy(model)
+    model(x).square().sum().backward()
+    again = checkpoint(twin, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics()))
+    again.square().sum().backward()
+    for (name, one), other in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert all(
+        torch.equal(one.grad, other.grad) for one, other in zip(model.parameters(), twin.parameters(), strict=True)
+    )
 
 
 def test_activation_checkpointing_of_the_stages_is_the_plain_run_to_the_bit():

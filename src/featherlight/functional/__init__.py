@@ -2,7 +2,6 @@
 
 from featherlight.functional.entropy_model import EntropyModel, level_contexts, soft_assign
 from featherlight.functional.fake_quantize import fake_quantize, fake_quantize_learned, grid_codes, symmetric_high
-
 from featherlight.functional.float_formats import (
     FORMATS,
     BlockFormat,

@@ -1,10 +1,9 @@
 """The loss at one batch, with or without a gradient: a torch closure with two more verbs."""
 
-from featherlight.objective.distillation import DistilledLoss, LossOfOutputs, Outputs
-
 from featherlight.objective.autocasting import autocast
 from featherlight.objective.batch import BatchObjective
 from featherlight.objective.clipping import ClipGradient
+from featherlight.objective.distillation import DistilledLoss, LossOfOutputs, Outputs
 from featherlight.objective.finite import NonFiniteLossError, finite
 from featherlight.objective.in_turn import ObjectivesInTurn
 from featherlight.objective.passes import seeded_random

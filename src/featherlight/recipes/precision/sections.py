@@ -10,6 +10,8 @@ from featherlight.precision.step_tensors import KINDS, StepTensors
 from featherlight.report import Heatmap, LineChart, Section, Table
 
 _EXPONENTS = range(-40, 17)
+_MARKS = dict(zip(KINDS, ("w", "a", "g", "dw"), strict=True))
+_EXPLAINED = "Each tensor by itself: weights w, activations a, gradients g and those of weights dw."
 
 
 def format_sections(step: StepTensors) -> Sequence[Section]:
@@ -18,15 +20,13 @@ def format_sections(step: StepTensors) -> Sequence[Section]:
 
 
 def _exponents(step: StepTensors) -> Section:
-    lines, rows, labels = {}, [], []
+    lines, rows = {}, []
     for kind in KINDS:
         tensors = step.by_kind[kind]
         pooled = count_exponents(torch.cat(list(tensors.values()))) if tensors else None
         if pooled is not None:
             lines[kind] = (list(_EXPONENTS), pooled.shares(_EXPONENTS))
-        for name, tensor in tensors.items():
-            labels.append(f"{name}, {kind}")
-            rows.append(count_exponents(tensor).shares(_EXPONENTS))
+        rows += [count_exponents(tensor).shares(_EXPONENTS) for tensor in tensors.values()]
     marks = (
         "fp16 is normal from 2^-14 to 2^15 and ends at 2^-24; E4M3 at 2^-9, E5M2 at 2^-16; bf16 goes as far as float32."
     )
@@ -35,9 +35,9 @@ def _exponents(step: StepTensors) -> Section:
     )
     heatmap = Heatmap(
         values=rows,
-        row_labels=tuple(labels),
+        row_labels=_labels(step),
         column_labels=tuple(f"2^{exponent}" for exponent in _EXPONENTS),
-        caption="Each tensor by itself; shares of its entries, those that lie outside at the ends.",
+        caption=f"{_EXPLAINED} Shares of its entries; those that lie outside are counted at the ends.",
     )
     text = (
         "At which powers of two the numbers of one training batch lie, through the network as it is at the end of the run. "
@@ -58,22 +58,27 @@ def _losses(step: StepTensors) -> Section:
     table = Table(
         columns=("of", "format", "become zero", "lose bits", "overflow", "relative error"),
         rows=tuple(rows),
-        caption="Shares of the non-zero entries of all layers; the error is a Euclidean norm over that of the numbers.",
+        caption="Shares of the non-zero entries of all layers; the error is a Euclidean norm over that of the numbers. "
+        "Blocks are of neighbours in memory.",
     )
     zeroed = [
         [lost_shares(tensor, format).zeroed for format in FORMATS.values()]
         for kind in KINDS
         for tensor in step.by_kind[kind].values()
     ]
-    labels = tuple(f"{name}, {kind}" for kind in KINDS for name in step.by_kind[kind])
     by_tensor = Heatmap(
         values=zeroed,
-        row_labels=labels,
+        row_labels=_labels(step),
         column_labels=tuple(FORMATS),
-        caption="Each tensor by itself: the share of its non-zero entries that a format turns into zero.",
+        caption=f"{_EXPLAINED} The share of its non-zero entries that a format turns into zero.",
     )
     text = (
         "What rounding these numbers to each format would lose, without loss scaling. Formats of blocks and those with a scale "
         "for the tensor fit their range to the numbers; the plain ones do not."
     )
     return Section(title="What formats lose", text=text, blocks=(table, by_tensor))
+
+
+def _labels(step: StepTensors) -> tuple[str, ...]:
+    """Short ones, since a page has room for a few letters: the mark of the kind, and the last two parts of a layer's name."""
+    return tuple(f"{_MARKS[kind]} {'.'.join(name.split('.')[-2:])}" for kind in KINDS for name in step.by_kind[kind])

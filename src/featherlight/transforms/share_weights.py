@@ -50,7 +50,7 @@ class SharedValues(nn.Module):
         return self.centroids + (rounded - self.centroids.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The value of each weight's code."""
+        """The value of each weight's code; exactly zero where the weight is, as a mask before may have made it."""
         return _LookedUp.apply(weight, self.values(), self.index, self.importance)
 
 
@@ -68,6 +68,10 @@ class ShareWeights:
         layers: patterns of the names of tensors that are shared, such as "*.bias".
         assign: whether each weight keeps its code, or takes others on the way.
         codebook: dtype that centroids are rounded to, such as torch.bfloat16, to be kept in fewer bytes.
+
+    Attributes:
+        sizes: numbers of codes by pattern of names.
+        layers: as given, as are `assign` and `codebook`.
 
     Raises:
         ValueError: neither or both of `num_codes` and `bits`, or less than one code.
@@ -191,6 +195,7 @@ class _LookedUp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values_K: Tensor, index: Tensor, importance: Tensor) -> Tensor:
+        index = index.masked_fill(weight == 0, 0)
         ctx.save_for_backward(index)
         ctx.num_codes, ctx.importance = len(values_K), importance
         table = torch.cat([values_K.new_zeros(1), values_K])

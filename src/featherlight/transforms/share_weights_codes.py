@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from featherlight.functional.entropy_model import EntropyModel
+from featherlight.functional.entropy_model import EntropyModel, level_contexts
 
 _ROUNDS = 4
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +92,33 @@ def rate_distortion_codes(
     Returns:
         0 for zero, or 1 + the number of the centroid, int64.
 
-    Cost: K + 1 floats a weight and round, in blocks of rows.
+    Cost: passes over K + 1 floats for each weight and round, in blocks of 262,144 weights.
     Source: Wiedemann et al. 2020 (DeepCABAC, arXiv 1907.11900), equation 5.
     """
     table = torch.cat([centroids_K.new_zeros(1), centroids_K])
     levels = code_levels(centroids_K)
-    index = _cheapest(weight, table, importance, None, 0.0) if start is None or bit_cost == 0 else start.long()
-    if bit_cost > 0:
-        reach = int(levels.abs().max())
-        for _ in range(rounds):
-            model = EntropyModel.fit(levels[index], reach=reach)
-            bits = model.candidate_bits(levels[index], levels)
-            index = _cheapest(weight, table, importance, bits, bit_cost)
+    index = None if start is None else start.long()
+    if index is None or bit_cost == 0:
+        index = _cheapest(weight, table, importance, None)
+    reach = int(levels.abs().max())
+    for _ in range(rounds if bit_cost > 0 else 0):
+        model = EntropyModel.fit(levels[index], reach=reach)
+        place_2 = model.zero_bits[level_contexts(levels[index])].flatten(0, -2) * bit_cost
+        sizes_K = model.level_bits[levels + reach] * bit_cost
+        index = _cheapest(weight, table, importance, (place_2, sizes_K))
     return index
 
 
-def _cheapest(weight: Tensor, table: Tensor, importance: Tensor, bits: Tensor | None, bit_cost: float) -> Tensor:
-    distortion = (weight[..., None] - table).square_().mul_(importance[..., None])
-    return (distortion if bits is None else distortion.add_(bits, alpha=bit_cost)).argmin(-1)
+def _cheapest(weight: Tensor, table: Tensor, importance: Tensor, costs: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The candidate of least cost; `costs` are those of zero and of not zero at each place, and of each candidate's size."""
+    found, start = [], 0
+    for part, matters in zip(weight.flatten().split(_BLOCK), importance.flatten().split(_BLOCK), strict=True):
+        total = (part[:, None] - table).square_().mul_(matters[:, None])
+        if costs is not None:
+            place = costs[0][start : start + len(part)]
+            total.add_(costs[1])
+            total[:, :1].add_(place[:, :1])
+            total[:, 1:].add_(place[:, 1:])
+        found.append(total.argmin(-1))
+        start += len(part)
+    return torch.cat(found).view(weight.shape)

@@ -81,7 +81,15 @@ class RoundRest:
 
 
 class Pair(nn.Module):
-    """The network that is compressed, and the dense one that it learns from, which stays in evaluation mode."""
+    """The network that is compressed, and the dense one that it learns from, which stays in evaluation mode.
+
+    Args:
+        student: the network; the dense one begins as a copy of it.
+
+    Attributes:
+        student: as given.
+        teacher: the dense network, which is not trained.
+    """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -100,7 +108,7 @@ class Pair(nn.Module):
 
     @torch.no_grad()
     def take_teacher(self) -> None:
-        """Makes the student as it is the teacher."""
+        """Makes the student, as it is now, the teacher."""
         for taught, own in zip(
             (*self.teacher.parameters(), *self.teacher.buffers()),
             (*self.student.parameters(), *self.student.buffers()),
@@ -141,7 +149,7 @@ class _Compression:
             budget=Budget(steps=self._steps(chosen.epochs)),
             schedule=SCHEDULES["cosine"],
             transforms=[Prune(kind(chosen.sparsity), schedule=schedule, layers=_WEIGHTS, regrow=chosen.regrow)],
-            prepare=lambda: self.pair.student.requires_grad_(True) and None,
+            prepare=self._train_all,
             begin=self.pair.take_teacher,
         )
 
@@ -168,6 +176,9 @@ class _Compression:
             transforms=[ShareWeights(sizes, layers=_ALL, assign=assign, codebook=torch.bfloat16), RoundRest()],
             begin=self._zero_dead_units,
         )
+
+    def _train_all(self) -> None:
+        self.pair.student.requires_grad_(True)
 
     def _zero_dead_units(self) -> None:
         zero_dead_units(self.pair.student, self._batch(0, Meter()).batch["images"][:1])

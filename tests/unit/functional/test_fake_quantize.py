@@ -51,3 +51,16 @@ def test_signed_grids_are_symmetric_and_have_two_bits_or_more():
     assert [symmetric_high(bits) for bits in (8, 4, 2)] == [127, 7, 1]
     with pytest.raises(ValueError, match="`bits` of weights must be from 2 to 8; got 1"):
         symmetric_high(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_rounded_in_float32_and_stay_halves(dtype):
+    x = (torch.randn(200, generator=torch.Generator().manual_seed(3)) * 20).to(dtype).requires_grad_()
+    scale = torch.tensor(0.173)
+    for call in (fake_quantize, fake_quantize_learned):
+        y = call(x, scale, 100.0, 0, 255)
+        assert y.dtype == dtype
+        assert torch.equal(y, call(x.float(), scale, 100.0, 0, 255).to(dtype))
+        y.sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == dtype

@@ -9,6 +9,8 @@ from featherlight.recipes.optimizer_config import BY_GRADIENT
 if TYPE_CHECKING:
     from featherlight.trainer import Experiment, Workspace
 
+_METHODS = tuple(method for method in BY_GRADIENT if method != "schedule_free")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Config:
@@ -60,10 +62,10 @@ class Int8Config:
             )
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"`seed` must be in [0, 2**63); got {self.seed}.")
-        if self.classify.method not in BY_GRADIENT:
+        if self.classify.method not in _METHODS:
             raise ValueError(
-                f"`classify.method` must be one of {', '.join(BY_GRADIENT)}, since rounding is trained through by gradients; got "
-                f"{self.classify.method!r}."
+                f"`classify.method` must be one of {', '.join(_METHODS)}: rounding is trained through by gradients, and "
+                f"statistics stay as they are at the end, while schedule_free would take them anew; got {self.classify.method!r}."
             )
 
     def experiment(self, workspace: "Workspace") -> "Experiment":

@@ -1,5 +1,6 @@
 """How operations and layers of a traced model become steps: one rule a kind. A table at the end has them by name and type."""
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -280,7 +281,18 @@ def _pair(value: Any) -> Pair:
 def _plain(name: str) -> Callable[..., None]:
     """A function of one number as torch has it."""
     function = getattr(torch, name, None) or getattr(nn.functional, name)
-    return lambda builder, node, x, *args, **kwargs: _function(builder, node, partial(function, *args, **kwargs), x)
+
+    def rule(builder: Builder, node: fx.Node, x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> None:
+        _function(builder, node, partial(function, *args, **kwargs), x)
+
+    return rule
+
+
+def _elementwise(builder: Builder, node: fx.Node, module: nn.Module, path: str, x: Any) -> None:
+    if vars(module).get("inplace"):
+        module = copy.copy(module)
+        vars(module)["inplace"] = False
+    _function(builder, node, module, x)
 
 
 _FUNCTIONS = (
@@ -352,6 +364,6 @@ MODULES: dict[type[nn.Module], Callable[..., None]] = {
     nn.Dropout: lambda b, n, m, path, x: _same(b, n, path, x),
     nn.Dropout2d: lambda b, n, m, path, x: _same(b, n, path, x),
     nn.Embedding: lambda b, n, m, path, x: _embed(b, n, path, x),
-    **dict.fromkeys(_ELEMENTWISE, lambda b, n, m, path, x: _function(b, n, m, x)),
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
 }
 """Layers of torch by their types."""

@@ -133,8 +133,8 @@ class FakeQuantization:
     Where a layer's weight has parametrizations, such as a mask, what they make is rounded. The grids of weights are one for
     each channel and symmetric, so that rounding commutes with the factor g of BatchNorm: `round(w / s) s g` is
     `round(w g / (s g)) s g`. Folding with a correction to batch statistics, as the papers have it, is thereby what plain
-    BatchNorm after a rounded layer
-    computes, at the cost of one convolution; while training no jitter of batch statistics comes into the weights.
+    BatchNorm after a rounded layer computes, at the cost of one convolution, and no jitter of batch statistics comes into the
+    weights while training.
 
     Args:
         example: a batch of the model's input, of one example or more; its values do not matter.
@@ -168,12 +168,13 @@ class FakeQuantization:
                 f"{type(model).__name__} has a forward of its own already, or a part called `{NAME}`: it was prepared before. "
                 "Convert it first."
             )
-        device = next((one.device for one in model.parameters()), self.example.device)
-        example = self.example.to(device)
+        example = self.example
+        if (first := next(model.parameters(), None)) is not None:
+            example = example.to(first if example.is_floating_point() else first.device)
         steps, output = built_steps(model, example, self.keep_float)
         graph = QuantizedGraph(steps, output=output, grid=self.activations, example=example)
         self._add_quantizers(model, graph)
-        attach(model, graph.to(device))
+        attach(model, graph.to(example.device))
         if self.calibration is not None:
             try:
                 calibrate(model, self.calibration)

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from featherlight.transforms import TransformStack
+from featherlight.objective import BatchObjective
+from featherlight.transforms import AT_ONCE, PerLayer, Prune, ShareWeights, TransformStack, prune_weights
 from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
 from featherlight.transforms.activation_checkpoint_schedule import segments
 from featherlight.transforms.quantize import (
@@ -51,7 +51,7 @@ def train(model, transform, steps, start=0, optimizer=None):
     for step in range(start, start + steps):
         transform.update(model, step / 10)
         optimizer.zero_grad()
-        model(batch(step)).square().sum().backward()
+        model(batch(step)).square().mean().backward()
         optimizer.step()
     return optimizer
 
@@ -125,6 +125,26 @@ def test_folding_is_batch_norm_in_evaluation_and_the_corrected_fold_in_training(
     model.quantization.activations[graph.steps[1].output].observe = seen.append
     model(x)
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folded_layers_are_batch_norm_after_the_rounded_layer_to_half_a_unit_of_the_bias():
+    model, x = everything()
+    quantize_after_training(model, Calibration(batches=[x]))
+    graph, program = quantized_graph(model), to_integer_program(model)
+    ops = {op.output: op for op in program.layers}
+    for step in (one for one in graph.steps if isinstance(one, LayerStep) and one.norm is not None):
+        op, conv, norm = ops[step.output], model.get_submodule(step.module), model.get_submodule(step.norm)
+        inputs = torch.randn(2, conv.in_channels, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        scales = op.weight_scales.double()
+        units = scales * float(program.grids[op.input].single)
+        weight, bias = op.weight.double() * scales.view(-1, 1, 1, 1), op.bias.double() * units
+        folded = nn.functional.conv2d(inputs, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        rounded = graph.weights[step.output](conv.weight).double()
+        own = None if conv.bias is None else conv.bias.double()
+        plain = nn.functional.conv2d(inputs, rounded, own, conv.stride, conv.padding, conv.dilation, conv.groups)
+        expected = copy.deepcopy(norm).double()(plain)
+        error = (folded - expected).abs().amax((0, 2, 3))
+        assert (error <= 0.5 * units + 1e-6 * expected.abs().amax((0, 2, 3))).all()
 
 
 def test_training_starts_late_freezes_and_leaves_weights_on_the_grid_in_plain_modules():
@@ -204,43 +224,40 @@ def test_a_pass_that_is_made_again_moves_nothing_and_a_copy_is_its_own():
     assert not torch.equal(twin.state_dict()["1.running_mean"], before["1.running_mean"])
 
 
-class Mask(nn.Module):
-    def __init__(self, mask):
-        super().__init__()
-        self.register_buffer("mask", mask)
-
-    def forward(self, weight):
-        return weight * self.mask
-
-
-class Prune:
-    def prepare(self, model):
-        parametrize.register_parametrization(model[0], "weight", Mask((model[0].weight.abs() > 0.15).float()))
-
-    def update(self, model, progress):
-        pass
-
-    def convert(self, model):
-        parametrize.remove_parametrizations(model[0], "weight")
-
-
-@pytest.mark.parametrize("quantize_first", [False, True])
-def test_masks_on_weights_are_respected_and_baked_in(quantize_first):
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
+def test_pruned_and_shared_weights_are_rounded_in_any_order_of_the_stack(order):
     model, x = small(), batch()
-    transform = FakeQuantization(example=x)
-    stack = TransformStack([transform, Prune()] if quantize_first else [Prune(), transform])
-    zeros = model[0].weight.abs() <= 0.15
-    keys = list(model.state_dict())
+    keys, kinds = list(model.state_dict()), [type(one) for one in model]
+    pattern = PerLayer({"0.*": 0.5, "*": 0.8})
+    prune_weights(model, pattern)
+    every = (Prune(pattern, schedule=AT_ONCE), ShareWeights(7), FakeQuantization(example=x))
+    stack = TransformStack([every[number] for number in order])
     stack.prepare(model)
     train(model, stack, 10)
+    program = to_integer_program(model.eval())
     stack.convert(model)
-    assert list(model.state_dict()) == keys
-    assert type(model[0]) is nn.Conv2d
-    assert 0 < int(zeros.sum()) < zeros.numel()
-    assert torch.equal(model[0].weight == 0, zeros | (model[0].weight == 0))
-    assert not model[0].weight[zeros].any()
-    units = model[0].weight / (model[0].weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127)
-    torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-3)
+    assert (list(model.state_dict()), [type(one) for one in model]) == (keys, kinds)
+    for layer, op, share in ((model[0], program.layers[0], 0.5), (model[4], program.layers[1], 0.8)):
+        weight = layer.weight.detach()
+        assert float((weight == 0).double().mean()) >= share
+        units = weight.flatten(1) / (weight.flatten(1).abs().amax(1, keepdim=True) / 127)
+        torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-3)
+        torch.testing.assert_close(units.abs(), op.weight.flatten(1).abs().float(), rtol=0, atol=1e-3)
+        assert max(len(row.unique()) for row in weight.flatten(1)) <= 8
+
+
+def test_micro_batches_are_the_whole_batch_once_ranges_and_statistics_are_frozen():
+    model, x = small(), batch(count=6)
+    quantize_after_training(model, Calibration(batches=[x]))
+    gradients = []
+    for size in (6, 2):
+        objective = BatchObjective(model.train(), {"x": x}, lambda m, b: m(b["x"]).square().sum(1), micro_batch=size)
+        before = copy.deepcopy(dict(model.named_buffers()))
+        objective()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [7, 4, 2])

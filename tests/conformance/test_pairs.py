@@ -154,6 +154,9 @@ TRANSFORMED = {
     "quantization-aware": Feature(transforms=lambda: [quantizing()], reason="weights and activations are rounded"),
     "pruning, shared weights": Feature(transforms=lambda: [pruning(), sharing()], reason="weights are few values"),
     "pruning, quantization-aware": Feature(transforms=lambda: [pruning(), quantizing()], reason="weights are rounded"),
+    "shared weights, quantization-aware": Feature(
+        transforms=lambda: [sharing(), quantizing()], reason="weights are few values, and rounded"
+    ),
     "pruning, micro-batching": Feature(transforms=lambda: [pruning()], micro_batch=3, reason="weights are zero"),
     "quantization-aware, micro-batching": Feature(
         transforms=lambda: [quantizing()], micro_batch=3, reason="weights and activations are rounded"

@@ -4,7 +4,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -44,9 +44,15 @@ class Meter:
 
 @dataclass(kw_only=True)
 class AllocationPeak:
-    """The peak of a block, filled in when it ends: `bytes` that tensors took at most, above what they took at its start."""
+    """The peak of a block, filled in when it ends.
+
+    Attributes:
+        bytes: that tensors took at most, above what they took at its start.
+        curve: what they took after each change, in order; empty on CUDA, whose allocator keeps none.
+    """
 
     bytes: int = 0
+    curve: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -75,6 +81,7 @@ def allocation_peak(device: torch.device | None = None) -> Iterator[AllocationPe
     current = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         current += event.nbytes()
+        peak.curve.append(current)
         peak.bytes = max(peak.bytes, current)
 
 

@@ -3,6 +3,7 @@
 Started as `python -m tests.e2e.commands_in_processes FILE`, with RANK and the other names of torchrun in the environment.
 """
 
+import gc
 import json
 import os
 import socket
@@ -61,6 +62,7 @@ def _read(folder: Path, rank: int, name: str, code: int) -> Ended:
 
 def _main(folder: Path) -> None:
     for name, one in json.loads((folder / "commands.json").read_text()).items():
+        gc.collect()  # of an earlier run that failed, lest its memory is freed while that of this one is measured
         os.environ["MASTER_PORT"] = one["port"]
         (folder / f"{os.environ['RANK']}-{name}.json").write_text(json.dumps(call(one["arguments"])))
 

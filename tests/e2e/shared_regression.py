@@ -4,7 +4,9 @@ It has no BatchNorm, whose statistics would be those of each process's own rows,
 """
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 
 from featherlight.meter import Meter
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite, seeded_random
-from featherlight.trainer import Budget, Evaluation, Experiment, Stage, Workspace
+from featherlight.optim import LOZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
+from featherlight.optim.zeroth_order import Journal
+from featherlight.trainer import Budget, Evaluation, Experiment, Replay, Stage, Workspace, weights_digest
 
 ROWS, BATCH, WIDTH = 57, 10, 6
 _EPS = 0.1
@@ -52,7 +56,8 @@ def squared_error(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Args: `happen` is what goes wrong on the last process at step 7: "signal", "not finite", "error" or "kill"."""
+    """Args: `happen` is what goes wrong on the last process at batch 7: "signal", "not finite", "error", "alter" or "kill"; or on
+    the first one: "no room"."""
 
     dtype: Literal["float32", "float64"] = "float32"
     steps: int | None = 18
@@ -61,12 +66,16 @@ class Config:
     clip: float | None = None
     happen: str | None = None
     weights_differ: bool = False
+    method: Literal["adamw", "zo", "lozo"] = "adamw"
+    digest_every: int = 4
+    pause: float = 0.0
     seed: int = 0
 
     def experiment(self, workspace: Workspace) -> Experiment:
         regression = _Regression(self)
         stage = Stage(
-            optimizer=lambda journal, meter: torch.optim.AdamW(regression.model.parameters(), lr=3e-3, eps=_EPS),
+            optimizer=regression.optimizer,
+            digest_every=self.digest_every,
             objective=regression.objective,
             budget=Budget(steps=self.steps, minutes=self.minutes),
             schedule=lambda progress: 1 - progress / 2,
@@ -79,6 +88,7 @@ class Config:
             lower_is_better=True,
             evaluations=3,
             write_model=regression.write_model,
+            replay=None if self.method == "adamw" else Replay(header=regression.header(), fitted=dict),
         )
 
 
@@ -87,12 +97,23 @@ def make() -> Config:
     return Config()
 
 
+def _fill_disk_once() -> None:
+    """The next time that somebody asks, the disk has no room."""
+    before = shutil.disk_usage
+
+    def ask(path: Path) -> Any:
+        shutil.disk_usage = before
+        return before(path)._replace(free=0)
+
+    shutil.disk_usage = ask
+
+
 class _Regression:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.rank = int(os.environ.get("RANK", 0))
         is_last = self.rank == int(os.environ.get("WORLD_SIZE", 1)) - 1
-        self.happen = config.happen if is_last else None
+        self.happen = config.happen if (self.rank == 0 if config.happen == "no room" else is_last) else None
         dtype = getattr(torch, config.dtype)
         with seeded_random(config.seed + config.weights_differ * self.rank, torch.device("cpu")):
             self.model = Net().to(dtype)
@@ -100,11 +121,24 @@ class _Regression:
         self.x = torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
         self.y = self.x.sin() @ torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
 
+    def optimizer(self, journal: Journal | None, meter: Meter) -> torch.optim.Optimizer:
+        if self.config.method == "adamw":
+            return torch.optim.AdamW(self.model.parameters(), lr=3e-3, eps=_EPS)
+        trained = [one for name, one in self.model.named_parameters() if "unused" not in name and one.requires_grad]
+        given = {"params": trained, "journal": journal, "meter": meter, "directions": RankOneSigns(4)}
+        made = {"zo": ZerothOrderSGD, "lozo": LOZO}[self.config.method]
+        return made(self.model, 1e-2, normalize=SpreadNormalized(), **given)
+
+    def header(self) -> dict[str, Any]:
+        base = weights_digest(dict([*self.model.named_parameters(), *self.model.named_buffers()]))
+        return {"base": base, "data": "rows", "seed": self.config.seed}
+
     def objective(self, step: int, meter: Meter) -> Objective:
+        time.sleep(self.config.pause)
         start = step % 6 * BATCH
         rows = range(start, min(start + BATCH, ROWS))
         x = self.x[rows.start : rows.stop].clone()
-        if step == 7:
+        if step == 7 or (step > 7 and self.happen == "alter"):
             self._happen(x)
         objective: Any = BatchObjective(
             self.model,
@@ -121,6 +155,12 @@ class _Regression:
             os.kill(os.getpid(), signal.SIGINT)
         elif self.happen == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.happen == "no room":
+            _fill_disk_once()
+        elif self.happen == "alter":
+            self.happen = None
+            with torch.no_grad():
+                self.model.leave.weight[0, 0] += 1
         elif self.happen == "error":
             raise ValueError(f"process {self.rank} cannot read its rows.")
         elif self.happen == "not finite":

@@ -90,7 +90,7 @@ def unclipped(single: Path) -> Path:
 def pair(single: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ended, Ended]]:
     """Many commands in two processes: where each wrote, and how it ended on both."""
     folder = tmp_path_factory.mktemp("pair")
-    places = {name: folder / name for name in ("sweep", "signal", "clock", "nan", "error", "weights", "kill")}
+    places = {name: folder / name for name in ("sweep", "signal", "clock", "nan", "room", "error", "weights", "kill")}
     places["left"] = single.parent / "left"
     sharded = ("--parallel", "fsdp")
     commands = {
@@ -99,6 +99,7 @@ def pair(single: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         "left": (*STOPPED, *sharded),
         "clock": (*RECIPE, "--set", "minutes=0.01", "--set", "steps=none", *sharded),
         "nan": (*RECIPE, "--set", "happen='not finite'", *sharded),
+        "room": (*RECIPE, "--set", "happen='no room'", *sharded),
         "error": (*RECIPE, "--set", "happen=error"),
         "weights": (*RECIPE, "--set", "weights_differ=true"),
         "kill": (*RECIPE, "--set", "happen=kill"),
@@ -161,6 +162,16 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_all(pair):
     assert "the loss of step 7 is not finite in the batch of training rows 10, 11, 12" in first.err
     assert second.err == ""
     assert all(tensor.isfinite().all() for tensor in load_file(out / "model" / "model.safetensors").values())
+
+
+def test_no_room_for_a_save_on_the_first_process_ends_all(pair):
+    out, first, second = pair["room"]
+    assert first.code == 1
+    assert second.code in (0, 1)
+    assert "a save needs about" in first.err + second.err
+    assert (first.err + second.err).count("error: ") == 1
+    (earlier,) = out.glob("saves/*/state.safetensors")
+    assert read_progress(earlier)["step"] <= 7
 
 
 def test_an_error_of_one_process_ends_all_with_its_sentence(pair):

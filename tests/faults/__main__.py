@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, target, write_results
-from tests.faults import campaigns, power, system_calls
+from tests.faults import campaigns, power, system_calls, team_campaigns
 from tests.faults.campaigns import METHODS, Outcome
 
 Campaign = Callable[[Path], Outcome]
@@ -38,6 +38,15 @@ def all_campaigns(share: float) -> dict[str, Campaign]:
         "flips": lambda folder: campaigns.flips(folder, times(100_000)),
         "mutations": lambda folder: campaigns.mutations(folder, times(1_000_000)),
     }
+    found |= {
+        "team schedules": lambda folder: team_campaigns.schedules(times(10_000)),
+        "team member kills": lambda folder: team_campaigns.kills_in_teams(folder, times(500), of_host=False),
+        "team host kills": lambda folder: team_campaigns.kills_in_teams(folder, times(100), of_host=True),
+        "team stopped": team_campaigns.stopped_member,
+        "group kills": lambda folder: team_campaigns.torchrun_restarts(folder, times(5)),
+    }
+    if team_campaigns.is_network_possible():
+        found["team partition"] = team_campaigns.partition
     if system_calls.is_possible():
         for method in METHODS:
             found[f"calls {method}"] = lambda folder, method=method: system_calls.kill_at_every_call(

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featherlight.archive.elements import bits_of, blocks, floats_of, real_dtype, unsigned
+from featherlight.archive.elements import bits_of, blocks, dtype_name, floats_of, real_dtype, unsigned
 from featherlight.archive.sections import Section, number
 
 MOST_VALUES = 4096
 _AT_ONCE = 1 << 13
+_MOST_NARROW = 1 << 15
 _WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64)
 _NARROW = {
     torch.float32: (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16),
@@ -87,9 +88,7 @@ def read_codebook(section: Section, dtype: torch.dtype) -> Codebook:
     elif kind == _AS_IT_IS:
         values = np.frombuffer(section.read(count * unsigned(dtype)().itemsize), dtype=unsigned(dtype))
     elif kind < len(_STORED):
-        stored = _STORED[kind]
-        content = bytearray(section.read(count * stored.itemsize))
-        values = bits_of(torch.frombuffer(content, dtype=stored).to(real_dtype(dtype)))
+        values = _widened(section, _STORED[kind], count, dtype)
     else:
         raise ValueError(f"a codebook of the unknown kind {kind} was told.")
     return Codebook(values=values, lowest=-below, dtype=dtype)
@@ -112,6 +111,32 @@ def find_codebook(elements: NDArray[np.unsignedinteger], dtype: torch.dtype) -> 
     zero = np.flatnonzero(seen[order] == 0)
     lowest = int(zero[0]) if len(zero) else int(np.argmax(counts[order]))
     return Codebook(values=seen[order], lowest=-lowest, dtype=dtype)
+
+
+def narrow_bytes(elements: NDArray[np.unsignedinteger], dtype: torch.dtype) -> bytes | None:
+    """All elements in the narrowest dtype that gives the same bits back; None if there is none."""
+    if not 1 < len(elements) <= _MOST_NARROW or (narrow := _narrowed(elements, dtype)) is None:
+        return None
+    return bytes([_STORED.index(narrow[0])]) + narrow[1]
+
+
+def read_narrow(section: Section, elements: NDArray[np.unsignedinteger], dtype: torch.dtype) -> None:
+    """Fills in what `narrow_bytes` made.
+
+    Raises:
+        ValueError: it was not made so.
+    """
+    kind = section.read(1)[0]
+    if kind >= len(_STORED) or len(elements) > _MOST_NARROW:
+        raise ValueError(f"elements of the unknown kind {kind} were told.")
+    elements[:] = _widened(section, _STORED[kind], len(elements), dtype)
+
+
+def _widened(section: Section, stored: torch.dtype, count: int, dtype: torch.dtype) -> NDArray[np.unsignedinteger]:
+    content = bytearray(section.read(count * stored.itemsize))
+    if stored not in _NARROW.get(real_dtype(dtype), ()):
+        raise ValueError(f"values of {dtype_name(dtype)} were told as {dtype_name(stored)}.")
+    return bits_of(torch.frombuffer(content, dtype=stored).to(real_dtype(dtype)))
 
 
 def _on_grid(step: np.floating, levels: NDArray[np.int64]) -> NDArray[np.uint32]:

@@ -31,10 +31,10 @@ _MOST_DIGITS = 20
 _MOST_ELEMENTS = 1 << 48
 _ALLOWANCE, _EXPANSION = 1 << 26, 4096
 _LONG = 1 << 16
-CODING_NAMES = ("raw", "zstd", "planes", "mixed", "ans", "huffman")
+CODING_NAMES = ("raw", "narrow", "zstd", "planes", "mixed", "ans", "huffman")
 _DICTIONARY = (
     b'"same":"head.weight"{"version":1,"tensors":[{"name":"features.0.weight","dtype":"bfloat16","shape":[1,3,5,7,10,16,20,32,50,64,128,'
-    b'256,300,500,512,768,784,800,1024],"coding":"zstd","bytes":"planes""ans""huffman""raw"}],"metadata":{"int64","float16","float32",'
+    b'256,300,500,512,768,784,800,1024],"coding":"zstd","bytes":"narrow""planes""ans""huffman""raw"}],"metadata":{"int64","float16","float32",'
     b'"shape":[100,300],"coding":"mixed","bytes":24},{"name":"layers.1.bias","dtype":"float32","shape":[10],"coding":"mixed","bytes":'
     b'{"version":1,"metadata":{},"padding":0,"tensors":[{"name":"'
 )

@@ -100,6 +100,12 @@ class Archive:
         return found
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as a `.feather` file does."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def _read_header(file: BinaryIO, num_bytes: int, check: bool) -> tuple[Header, int]:
     if num_bytes < len(MAGIC) + TRAILER:
         raise ValueError(f"it has {num_bytes} bytes, fewer than any has.")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featherlight.archive.codebook import Codebook, find_codebook, read_codebook
+from featherlight.archive.codebook import Codebook, find_codebook, narrow_bytes, read_codebook, read_narrow
 from featherlight.archive.codings import CODINGS
 from featherlight.archive.elements import BLOCK, blocks
 from featherlight.archive.levels import Levels
@@ -38,6 +38,8 @@ def smallest(
     """
     codebook = find_codebook(elements, dtype)
     found: list[tuple[str, int, Write]] = [("raw", elements.nbytes, lambda sink: _write_raw(elements, sink))]
+    if (narrow := narrow_bytes(elements, dtype)) is not None:
+        found.append(("narrow", len(narrow), lambda sink: sink(narrow)))
     candidates: dict[str, Write] = {}
     many = codebook is not None and len(codebook.values) > _MANY_VALUES and fits(dtype)
     if codebook is not None and not many:
@@ -65,6 +67,8 @@ def read_elements(coding: str, section: Section, shape: tuple[int, ...], dtype: 
     if coding == "raw":
         for block in blocks(elements, BLOCK // 2):
             block[:] = np.frombuffer(section.read(block.nbytes), dtype=elements.dtype)
+    elif coding == "narrow":
+        read_narrow(section, elements, dtype)
     elif coding == "zstd":
         _read_zstd(section, elements)
     elif coding == "planes":

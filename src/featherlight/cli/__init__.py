@@ -3,10 +3,10 @@
 import os
 import sys
 
-from featherlight.cli import exporting, training, using, verifying
+from featherlight.cli import exporting, planning, shipping, training, using, verifying
 from featherlight.cli.app import app, console
 
-__all__ = ["app", "exporting", "main", "training", "using", "verifying"]
+__all__ = ["app", "exporting", "main", "planning", "shipping", "training", "using", "verifying"]
 
 
 def main() -> None:

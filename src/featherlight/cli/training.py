@@ -20,6 +20,11 @@ from featherlight.cli.app import (
     typed,
 )
 
+Team = Annotated[
+    str | None,
+    typer.Option(help="Forward-only with others: PORT hosts a team, HOST:PORT joins it.", show_default=False),
+]
+
 
 @app.command()
 def finetune(
@@ -34,9 +39,15 @@ def finetune(
     method: Annotated[
         str | None,
         typer.Option(
-            help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; or adamw, prodigy, muon, schedule_free."
+            help="zo (forward only) or its kin svrg, fzoo, lozo, conmezo, agzo, mezo; adamw, prodigy, muon, schedule_free; auto."
         ),
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What the process may take, such as 2GiB; `--method auto` chooses by it.")
+    ] = None,
+    auto_retry: Annotated[
+        bool, typer.Option("--auto-retry", help="Out of memory: go on with the first remedy.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Budget in minutes of training; 5 if no budget is given.")
@@ -61,6 +72,7 @@ def finetune(
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    team: Team = None,
     tracker: Tracker = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
     as_json: Json = False,
@@ -68,22 +80,27 @@ def finetune(
     """Fine-tune a pretrained text model; by forward passes alone, if you like."""
     flags: dict[str, Any] = {
         "model": model, "train": train, "valid": valid, "text": text, "label": label, "task": task, "metric": metric,
-        "objective": objective, "method": method, "steps": steps, "minutes": minutes, "batch": batch, "seed": seed,
-        "trainable": trainable, "lora": lora, "base": base, "precision": precision,
+        "objective": objective, "method": method, "memory": memory, "steps": steps, "minutes": minutes, "batch": batch,
+        "seed": seed, "trainable": trainable, "lora": lora, "base": base, "precision": precision,
         "head_start": head_start, "device": device, "allow_truncation": allow_truncation or None,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     from featherlight.recipes import command
     from featherlight.recipes.finetune.command import plan_finetune
+    from featherlight.recipes.finetune.out_of_memory import explained_out_of_memory
 
-    with command.processes(None) as world:
+    with command.processes(None, team) as world:
         settings = settings_of(as_json=as_json, tracker=tracker)
         if resume is not None:
             refuse_settings(given, config, change, lr is not None, out, dry_run)
             command.go_on(resume, world=world, **settings)
             return
         plan = plan_finetune(given, lr=lr, config_file=config, changes=change or [], out=out)
-        command.carry_out(plan, dry_run=dry_run, command=typed(), world=world, **settings)
+        with explained_out_of_memory(plan, console, auto_retry=auto_retry) as again:
+            command.carry_out(plan, dry_run=dry_run, command=typed(), world=world, **settings)
+        if again.plan is not None:
+            with explained_out_of_memory(again.plan, console, auto_retry=False):
+                command.carry_out(again.plan, dry_run=False, command=typed(), world=world, **settings)
 
 
 @app.command()
@@ -109,6 +126,7 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> if left out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    team: Team = None,
     tracker: Tracker = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do none of it.")] = False,
     as_json: Json = False,
@@ -118,7 +136,7 @@ def run(
     from featherlight.recipes.catalogue import find
     from featherlight.recipes.runner import plan_runs
 
-    with command.processes(parallel) as world:
+    with command.processes(parallel, team) as world:
         settings = settings_of(as_json=as_json, tracker=tracker)
         if (recipe is None) == (resume is None):
             raise ValueError(

@@ -74,10 +74,10 @@ class NodeList:
             case Linear():
                 self._linear(op)
             case Add():
-                self._node("QLinearAdd", [*self._on(op.first), *self._on(op.second), *self._grid(op)], op, MICROSOFT)
+                self._clamped("QLinearAdd", [*self._on(op.first), *self._on(op.second), *self._grid(op)], op, MICROSOFT)
             case Concat():
                 inputs = [*self._grid(op), *(one for part in op.parts for one in self._on(part))]
-                self._node("QLinearConcat", inputs, op, MICROSOFT, axis=op.axis)
+                self._clamped("QLinearConcat", inputs, op, MICROSOFT, axis=op.axis)
             case AvgPool():
                 self._average(op)
             case _:
@@ -157,15 +157,12 @@ class NodeList:
     def _average(self, op: AvgPool) -> None:
         inputs = [*self._on(op.input), *self._grid(op)]
         if op.kernel is not None:
-            self._node("QLinearAveragePool", inputs, op, MICROSOFT, **_window(op), count_include_pad=1)
+            self._clamped("QLinearAveragePool", inputs, op, MICROSOFT, **_window(op), count_include_pad=1)
         elif not op.flat:
-            self._node("QLinearGlobalAveragePool", inputs, op, MICROSOFT, channels_last=0)
+            self._clamped("QLinearGlobalAveragePool", inputs, op, MICROSOFT, channels_last=0)
         else:
             self._clamped("QLinearGlobalAveragePool", inputs, op, MICROSOFT, f"{op.output}.places", channels_last=0)
             self._plain("Flatten", [f"{op.output}.places"], op.output, axis=1)
-
-    def _node(self, kind: str, inputs: Sequence[str], op: Op, domain: str, **attributes: Any) -> None:
-        self._clamped(kind, inputs, op, domain, **attributes)
 
     def _clamped(
         self, kind: str, inputs: Sequence[str], op: Op, domain: str, output: str | None = None, **attributes: Any
@@ -208,7 +205,7 @@ class NodeList:
         return name
 
 
-def _window(op: Conv2d | MaxPool | AvgPool) -> dict[str, list[int]]:
+def _window(op: Conv2d | MaxPool | AvgPool) -> dict[str, Any]:
     """Attributes of what looks at windows."""
     kernel = op.weight.shape[2:] if isinstance(op, Conv2d) else op.kernel
     assert kernel is not None

@@ -226,6 +226,11 @@ def _unpack(words: Int[Tensor, "K W"], dtype: torch.dtype) -> Float[Tensor, "K N
     return signs.view(words.shape[0], 32 * words.shape[1])
 
 
+def forget_tables() -> None:
+    """Lets go of tables that are kept from call to call, so that none of them is a fake tensor of a traced step."""
+    _sign_table.cache_clear()
+
+
 @lru_cache
 def _sign_table(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 8"]:
     """The signs of each octet, lowest bit first."""

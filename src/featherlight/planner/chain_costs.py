@@ -4,7 +4,6 @@ The stages are run on their own, each with the inputs that the model hands it. S
 not fit into memory.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +20,13 @@ from featherlight.planner.memory_marks import MemoryMarks, memory_marks
 from featherlight.transforms.chain_checks import (
     References,
     find_links,
+    in_place_named,
     references,
     require_in_order,
     require_usable,
     versions,
 )
-from featherlight.transforms.recorded_call import RecordedCall
+from featherlight.transforms.recorded_call import RecordedCall, random_state_kept
 
 Loss = Callable[[], Tensor]
 """Runs the model on a batch and returns the loss, (): what a step goes backward from."""
@@ -35,7 +35,7 @@ _MARGIN = 4096  # bytes of single numbers that a step makes here and there
 
 
 def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeats: int = 3) -> Chain:
-    """Measures the costs of a chain within a model: bytes by the profiler or the allocator, times as medians.
+    """Measures the costs of a chain within a model: bytes by the profiler or the allocator, times as the fastest of some runs.
 
     Args:
         model: in the mode in which it is trained. Its weights, buffers and gradients are left as they are.
@@ -55,8 +55,12 @@ def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeat
     """
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
-    device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
-    with _left_as_it_is(model, device):
+    device = _device(model)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"memory is measured on a CPU or with CUDA; the model is on {device}. Plan it on one of these."
+        )
+    with _left_as_it_is(model):
         _Measuring(model, stages, None).run(loss)
         with memory_marks(device) as marks:
             sized = _Measuring(model, stages, marks)
@@ -64,7 +68,7 @@ def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeat
         timed = [_Measuring(model, stages, None) for _ in range(repeats)]
         for one in timed:
             one.run(loss)
-    seconds = [_medians([one.seconds[stage] for one in timed]) for stage in range(-1, len(stages) + 1)]
+    seconds = [_fastest([one.seconds[stage] for one in timed]) for stage in range(-1, len(stages) + 1)]
     return _chain(stages, sized, marks, seconds)
 
 
@@ -81,6 +85,7 @@ class _Measuring:
 
     def __init__(self, model: nn.Module, names: Sequence[str], marks: MemoryMarks | None) -> None:
         self._model = model
+        self._device = _device(model)
         self._names = names
         self._modules = [model.get_submodule(name) for name in names]
         self._marks = marks
@@ -97,12 +102,12 @@ class _Measuring:
         last = len(self._modules)
         with _replaced(self._modules, self._called):
             self._mark(-1, "start")
-            self._began = time.perf_counter()
+            self._began = self._now()
             value = loss()
-        after = time.perf_counter() - self._began
+        after = self._now() - self._began
         self._require_complete(value)
         self._mark(last, "taped")
-        self.seconds[last] = after, _seconds(value.backward)
+        self.seconds[last] = after, _seconds(value.backward, self._device)
         del value
         self._mark(last, "backward")
         self._note_gradients(last)
@@ -113,6 +118,9 @@ class _Measuring:
         self.seconds[-1] = self.seconds[-1][0], _backward(entered)
         self._mark(-1, "backward")
         self._note_gradients(-1)
+
+    def _now(self) -> float:
+        return _now(self._device)
 
     def _mark(self, stage: int, what: str) -> None:
         if self._marks is not None:
@@ -126,12 +134,12 @@ class _Measuring:
         find_links(self._names, stage, self._outputs, tree_leaves((args, kwargs)))
         self._mark(stage, "called")
         if stage == 0:
-            self.seconds[-1] = time.perf_counter() - self._began, 0.0
+            self.seconds[-1] = self._now() - self._began, 0.0
             self._entered = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = self._measured(stage, forward, *tree_map(_as_leaf, (args, kwargs)))
         self._stage += 1
         self._mark(stage, "returns")
-        self._began = time.perf_counter()
+        self._began = self._now()
         return outputs
 
     def _measured(self, stage: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -141,10 +149,10 @@ class _Measuring:
         before = versions(leaves)
         call = RecordedCall(self._names[stage], self._modules[stage], forward, args, kwargs, links)
         self._mark(stage, "recorded")
-        began = time.perf_counter()
-        with saved_tensors_hooks(lambda _: None, _refuse_inner_backward):
+        began = self._now()
+        with saved_tensors_hooks(lambda _: None, _refuse_inner_backward), in_place_named(self._names[stage]):
             outputs = forward(*args, **kwargs)
-        ahead = time.perf_counter() - began
+        ahead = self._now() - began
         call.finish()
         self._mark(stage, "run")
         require_usable(self._names[stage], leaves, before, tree_leaves(outputs))
@@ -163,7 +171,8 @@ class _Measuring:
 
     def _note_gradients(self, stage: int) -> None:
         """Of which weights gradients have come up, which are then taken away."""
-        found = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        owner = self._modules[stage] if 0 <= stage < len(self._modules) else self._model
+        found = [parameter for parameter in owner.parameters() if parameter.grad is not None]
         self.gradients[stage] = {id(one): one.grad.nbytes for one in found if one.grad is not None}
         for parameter in found:
             parameter.grad = None
@@ -189,7 +198,9 @@ def _chain(
     for stage in (count, *reversed(range(count)), -1):
         stays[stage] = sum(size for weight, size in sized.gradients[stage].items() if weight not in seen)
         seen |= sized.gradients[stage].keys()
+    outputs = [sized.sizes[stage][0] for stage in range(count)]
     base, enter, leave = (marks.bytes_at(key) for key in ((-1, "start"), (0, "called"), (count - 1, "returns")))
+    leave -= outputs[-2] if count > 1 else 0  # of which the model lets go when the last stage has returned
     first = StageCost(
         name="before the chain",
         forward_seconds=seconds[0][0],
@@ -217,7 +228,6 @@ def _chain(
         recomputable=False,
     )
     inner = [_stage_cost(names[i], i, sized, marks, seconds[i + 1], stays[i]) for i in range(count)]
-    outputs = [sized.sizes[stage][0] for stage in range(count)]
     between = [marks.bytes_at((i, "called")) - enter - outputs[i - 1] for i in range(1, count)]
     stay = [marks.bytes_at((i, "run")) - marks.bytes_at((i, "called")) - outputs[i] for i in range(count)]
     held = max(0, *between, 0) + sum(max(0, one) for one in stay) + _MARGIN
@@ -261,20 +271,32 @@ def _backward(tensors: list[Tensor]) -> float:
     """Goes backward from tensors that nobody else holds; returns the seconds."""
     if not tensors:
         return 0.0
+    device = tensors[0].device
     surrogate = _GradientsOfOnes.apply(*tensors)
     tensors.clear()
     assert isinstance(surrogate, Tensor)
-    return _seconds(surrogate.backward)
+    return _seconds(surrogate.backward, device)
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    began = _now(device)
     call()
-    return time.perf_counter() - began
+    return _now(device) - began
 
 
-def _medians(runs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
+
+
+def _fastest(runs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Whatever else the machine does only adds."""
+    return min(run[0] for run in runs), min(run[1] for run in runs)
 
 
 def _storage_bytes(leaves: Sequence[Any]) -> int:
@@ -309,14 +331,14 @@ def _replaced(modules: Sequence[nn.Module], called: Callable[..., Any]) -> Itera
 
 
 @contextmanager
-def _left_as_it_is(model: nn.Module, device: torch.device) -> Iterator[None]:
+def _left_as_it_is(model: nn.Module) -> Iterator[None]:
     """Inside the block gradients are empty, and what changes of buffers and random states is taken back after it."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     owners = [(owner, dict(owner._buffers)) for owner in model.modules()]
     model.zero_grad(set_to_none=True)
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        with random_state_kept(model, list(model.parameters())[:1]), torch.enable_grad():
             yield
     finally:
         for owner, held in owners:

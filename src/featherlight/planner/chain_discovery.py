@@ -19,19 +19,19 @@ def find_chain(model: nn.Module) -> tuple[str, ...]:
     Raises:
         ValueError: the model has no such stack of two modules or more.
     """
-    best: tuple[int, tuple[str, ...]] = (-1, ())
+    best: tuple[int, int, tuple[str, ...]] = (-1, 0, ())
     for name, module in model.named_modules():
         if isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module) > 1:
             stages = _opened(module, f"{name}." if name else "")
             size = sum(parameter.numel() for parameter in module.parameters())
-            if len(stages) > 1 and size > best[0]:
-                best = size, stages
-    if not best[1]:
+            if len(stages) > 1:
+                best = max(best, (size, len(stages), stages))
+    if not best[2]:
         raise ValueError(
             f"{type(model).__name__} has no nn.Sequential and no nn.ModuleList of two modules or more, so that no chain "
             "was found. Name the modules of the chain yourself, in the order in which the model calls them."
         )
-    return best[1]
+    return best[2]
 
 
 def _opened(stack: nn.Module, prefix: str) -> tuple[str, ...]:

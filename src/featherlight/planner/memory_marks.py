@@ -19,14 +19,14 @@ class MemoryMarks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._keys: list[Hashable] = []
+        self._keys: dict[Hashable, int] = {}
         self._now: list[int] = []
         self._peaks: list[int] = []
 
     def mark(self, key: Hashable) -> None:
         """Sets a mark; each key once."""
         assert key not in self._keys, "a mark is set once"
-        self._keys.append(key)
+        self._keys[key] = len(self._keys)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             self._now.append(torch.cuda.memory_allocated(self._device))
@@ -38,11 +38,11 @@ class MemoryMarks:
 
     def bytes_at(self, key: Hashable) -> int:
         """Bytes of tensors when the mark was set, above some common level."""
-        return self._now[self._keys.index(key)]
+        return self._now[self._keys[key]]
 
     def peak(self, start: Hashable, stop: Hashable) -> int:
         """The most between two marks, both included, above the same level."""
-        first, last = self._keys.index(start), self._keys.index(stop)
+        first, last = self._keys[start], self._keys[stop]
         return max(self._now[first], *self._peaks[first + 1 : last + 1])
 
     def read(self, profiler: Any) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from featherlight.objective import Batch, PerExampleLoss
 from featherlight.planner.activation_checkpoint import ChainPlan, plan_chain
-from featherlight.planner.chain import Chain, store_everything
+from featherlight.planner.chain import Chain, Usage, store_everything
 from featherlight.planner.chain_costs import measure_chain
 from featherlight.planner.chain_discovery import find_chain
 from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
@@ -15,27 +15,45 @@ from featherlight.transforms.activation_checkpoint_schedule import Op
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """How to train a model within a budget.
+class TrainingChain:
+    """A chain within a model, measured.
 
     Attributes:
-        stages: names of the modules of the chain.
-        chain: what they take, with what comes before and after them.
-        plan: the schedule for that, its peak and time, and the bound.
-        full_bytes: the peak of the plain run.
-        full_seconds: its time.
+        stages: names of its modules, in the order in which the model calls them.
+        chain: what they take, with what comes before and after them as first and last stage.
     """
 
     stages: tuple[str, ...]
     chain: Chain
+
+    @property
+    def full(self) -> Usage:
+        """What the plain run takes."""
+        return store_everything(self.chain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How to train a model within a budget.
+
+    Attributes:
+        measured: the chain.
+        plan: the schedule for it, its peak and time, and the bound.
+    """
+
+    measured: TrainingChain
     plan: ChainPlan
-    full_bytes: int
-    full_seconds: float
+
+    @property
+    def full_seconds(self) -> float:
+        """The time of the plain run."""
+        return self.measured.full.seconds
 
     def transform(self) -> ActivationCheckpoint:
         """What has the model follow the schedule."""
-        inner = [Op(action, stage - 1) for action, stage in self.plan.schedule if 0 < stage <= len(self.stages)]
-        return ActivationCheckpoint(self.stages, inner)
+        stages = self.measured.stages
+        inner = [Op(action, stage - 1) for action, stage in self.plan.schedule if 0 < stage <= len(stages)]
+        return ActivationCheckpoint(stages, inner)
 
 
 def plan_for(
@@ -50,7 +68,7 @@ def plan_for(
     """Measures the chain of a model on a batch and finds the schedule of least time within a budget.
 
     Args:
-        model: in training mode, where the budget is to be kept; its weights, buffers and gradients stay as they are.
+        model: as it is trained; its weights, buffers and gradients stay as they are.
         batch: tensors by name, each with B rows: as large as those of training.
         loss: `loss(model, batch) -> (B,)`, as an objective takes it.
         budget: bytes of tensors that a forward and a backward pass may take, above what is there before: weights and optimizer
@@ -63,9 +81,14 @@ def plan_for(
 
     Raises:
         ValueError: an empty batch, no chain, or a budget below the least for which there is a schedule.
-
-    Example: `plan_for(model, batch, loss, 64 * 2**20).transform().prepare(model)`.
     """
+    return plan_measured(measured_chain(model, batch, loss, stages=stages, repeats=repeats), budget)
+
+
+def measured_chain(
+    model: nn.Module, batch: Batch, loss: PerExampleLoss, *, stages: Sequence[str] | None = None, repeats: int = 3
+) -> TrainingChain:
+    """The first half of `plan_for`: the chain, found and measured. The budget does not come into it."""
     rows = {name: len(tensor) for name, tensor in batch.items()}
     if not rows or 0 in rows.values():
         raise ValueError(
@@ -77,12 +100,9 @@ def plan_for(
         losses = loss(model, batch)
         return losses.sum() / len(losses)
 
-    chain = measure_chain(model, named, mean, repeats=repeats)
-    full = store_everything(chain)
-    return TrainingPlan(
-        stages=named,
-        chain=chain,
-        plan=plan_chain(chain, budget),
-        full_bytes=full.peak_bytes,
-        full_seconds=full.seconds,
-    )
+    return TrainingChain(stages=named, chain=measure_chain(model, named, mean, repeats=repeats))
+
+
+def plan_measured(measured: TrainingChain, budget: int) -> TrainingPlan:
+    """The second half of `plan_for`: the schedule of least time for a chain that has been measured."""
+    return TrainingPlan(measured=measured, plan=plan_chain(measured.chain, budget))

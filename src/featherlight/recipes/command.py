@@ -1,6 +1,7 @@
 """`featherlight run` and `finetune` as functions: what a person is told before, during and after runs."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from featherlight.recipes.runner import ALONE, Plan, describe, resume, run_all
 from featherlight.report import headline, read_run, write_report
-from featherlight.trainer import Display, Finished, Listener, RunDirectory, Workspace, World, joined
+from featherlight.trainer import Display, Finished, Listener, Meeting, RunDirectory, Workspace, World, joined
 
 Listeners = Callable[[Path], Sequence[Listener]]
 """Makes the listeners of a run from its directory."""
@@ -23,12 +24,22 @@ _NOT_FINITE, _INTERRUPTED = 3, 130
 
 
 @contextmanager
-def processes(parallel: str | None) -> Iterator[World]:
+def processes(parallel: str | None, team: str | None = None) -> Iterator[World]:
     """The processes that `torchrun` started, or this one alone; process 0 exits with the run's code, the others with 0.
 
+    With a team it is this one, which meets others on its way.
+
     Raises:
-        ValueError: `parallel` names no way to share a model, or there is nobody to share it with.
+        ValueError: `parallel` names no way to share a model, or there is nobody to share it with; `team` says no place.
     """
+    if team is not None:
+        if parallel is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "`--team` brings together processes that are started one by one. Start each without torchrun and `--parallel`, "
+                "or leave `--team` out."
+            )
+        yield World(meeting=Meeting.parse(team))
+        return
     code = 0
     with joined(parallel) as world:
         try:
@@ -91,6 +102,11 @@ def carry_out(
     if dry_run:
         show_plan(plan, as_json=as_json, console=console, world=world)
         return
+    if world.meeting is not None and len(plan.variants) > 1:
+        raise ValueError(
+            f"a team makes one run, and this asks for {len(plan.variants)}. Give `--set` one value each and no `--seeds`, or "
+            "start a team for each."
+        )
     with _said_where_interrupted(console, world):
         execute(plan, command=command, as_json=as_json, console=console, listeners=listeners, world=world)
 

@@ -28,6 +28,8 @@ from featherlight.export import (
 from featherlight.recipes.catalogue import from_file
 from featherlight.recipes.classify.config import ClassifyConfig
 from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.config import RunConfig
+from featherlight.recipes.int8.config import Int8Config
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
 from featherlight.transforms.quantize.integer_program import IntegerProgram
 from featherlight.transforms.quantize.program_file import FILE_NAME, read_program
@@ -153,6 +155,13 @@ def _without_program(request: Request) -> str:
     about = request.model / "config.json"
     if not about.is_file():
         return f"there is no model at {request.run}: a finished run leaves one. Correct the path."
+    if isinstance(config := _config(request.run), Int8Config):
+        kept = f"keeps {', '.join(config.keep_float)} in float" if config.keep_float else ""
+        bits = f"simulates weights of {config.weight_bits} bits" if config.weight_bits != 8 else ""
+        return (
+            f"the run in {request.run} left no integer program: it {kept or bits or 'ended before anything was rounded'}. Run it "
+            "again with 8 bits throughout, or export with `--fp32`."
+        )
     values = json.loads(about.read_text(encoding="utf-8"))
     kind = str(values.get("architecture") or (values.get("architectures") or ["model"])[0])
     kind = values.get("network", kind) if kind == "ImageClassifier" else kind
@@ -188,11 +197,8 @@ def _images(request: Request, count: int) -> _Images:
 
 def _images_of_run(run: Path) -> tuple[str, ImageSet] | None:
     """Test images of a run, or those it was validated on; None for a model without its run, or if the data are gone."""
-    file = run / "config.toml"
-    if not file.is_file():
-        return None
-    _, config = from_file(file)
-    classify = config if isinstance(config, ClassifyConfig) else getattr(config, "classify", None)
+    config = _config(run)
+    classify = config.classify if isinstance(config, Int8Config) else config
     if not isinstance(classify, ClassifyConfig):
         return None
     try:
@@ -204,6 +210,12 @@ def _images_of_run(run: Path) -> tuple[str, ImageSet] | None:
         return f"test images of {classify.data}", splits.test
     assert splits.valid is not None, "`with_valid` has seen to it"
     return f"validation images of {classify.data}", splits.valid
+
+
+def _config(run: Path) -> RunConfig | None:
+    """That of a run; None for a model without its run."""
+    file = run / "config.toml"
+    return from_file(file)[1] if file.is_file() else None
 
 
 def _certified(file: Path) -> dict[str, Any]:

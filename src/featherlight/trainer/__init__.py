@@ -17,6 +17,7 @@ from featherlight.trainer.scores import Scores
 from featherlight.trainer.share import Shared, read_journal_or_share, share
 from featherlight.trainer.summary import Identity
 from featherlight.trainer.take_up import check_base
+from featherlight.trainer.team import Meeting
 from featherlight.trainer.verify import Finding, verify
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "JournalWriter",
     "Judge",
     "Listener",
+    "Meeting",
     "MetricsLog",
     "Replay",
     "Run",

@@ -1,7 +1,8 @@
 """Several processes that train one model, as `torchrun` starts them: who they are, how they agree, what they share.
 
-Each holds the whole model ("ddp") or a part of it ("fsdp") and computes its part of every batch. The gradient is that of
-the whole batch. Batch statistics of BatchNorm are those of a process's own rows; the running ones of process 0 are kept.
+With gradients, each holds the whole model ("ddp") or a part of it ("fsdp") and computes its part of every batch. The
+gradient is that of the whole batch. Forward-only, each holds the whole model and measures a batch of its own (`team/`).
+Batch statistics of BatchNorm are those of a process's own rows; the running ones of process 0 are kept.
 """
 
 import gc
@@ -24,12 +25,14 @@ from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
 from featherlight.functional import QuantizedTensor
+from featherlight.meter import Meter
 from featherlight.objective import NonFiniteLossError, Objective, ShareableObjective, Team
-from featherlight.optim import AGZO, MeZO, RecordedOptimizer
+from featherlight.optim import AGZO, MeZO, RecordedOptimizer, ZerothOrderSGD
 from featherlight.trainer.digests import weights_digest
 from featherlight.trainer.experiment import Experiment
 from featherlight.trainer.parallel import PARALLEL, Parallel
 from featherlight.trainer.run_directory import RunDirectory
+from featherlight.trainer.team import GroupGather, Meeting, Pace
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _TIMEOUT = timedelta(hours=1)  # process 0 draws the report and writes the model while the others wait
@@ -46,12 +49,14 @@ class World:
         size: how many there are.
         local_rank: the number of this process on its machine; it trains on the CUDA device of that number.
         parallel: how a model is shared by them.
+        meeting: where a team meets that this process is part of, though it runs for itself; None for no team.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     parallel: Parallel = PARALLEL["ddp"]
+    meeting: Meeting | None = None
 
     @property
     def is_first(self) -> bool:
@@ -74,6 +79,12 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
+        """What each process handed in, of one shape, on all, by rank; on the tensor's device."""
+        everyone = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(everyone, tensor)
+        return everyone
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of one tensor of each process, on all."""
         total = tensor.detach().clone()
@@ -93,6 +104,11 @@ class World:
         if failed.item():
             raise next(one for one in self.gather(error) if one is not None)
 
+    def all_refused(self, error: OSError | None) -> None:
+        """Raises on all processes what the system refused to process 0, if it did."""
+        if (told := self.broadcast(error)) is not None:
+            raise told
+
     def scratch(self, directory: RunDirectory) -> Path:
         """A folder of this process for temporary files, removed when the run stops."""
         if self.is_first:
@@ -106,16 +122,24 @@ class World:
         return directory.metrics if self.is_first else self.scratch(directory) / directory.metrics.name
 
     @contextmanager
-    def share(self, model: nn.Module) -> Iterator[Team | None]:
+    def share(self, model: nn.Module, *, forward_only: bool = False) -> Iterator[Team | None]:
         """Within the block, processes share the steps of a model; after it, each has the whole trained model.
 
+        Args:
+            model: of this process.
+            forward_only: whether they measure apart (`enlist`), so that no objective is shared.
+
         Yields:
-            What objectives are shared by; None if there is a single process.
+            What objectives are shared by; None if there is nothing to share.
         """
         if self.size == 1:
             yield None
             return
-        self.spread((*model.parameters(), *model.buffers()))
+        tensors = (*model.parameters(), *model.buffers())
+        self.spread(one for one in tensors if not isinstance(one, QuantizedTensor))
+        if forward_only:
+            yield None
+            return
         with self.parallel(model, self) as team:
             yield team
         self.spread(model.buffers())
@@ -132,14 +156,16 @@ class World:
         """Looks whether the processes can share a run before it leaves a trace.
 
         Raises:
-            ValueError: the method is forward-only, weights are quantized, two processes are on one device, or they start
-                from other weights.
+            ValueError: the method cannot be shared, or not so; weights are quantized, two processes are on one device, or they
+                start from other weights.
         """
+        if self.meeting is not None:
+            _check_team(experiment)
         if self.size == 1:
             return
         if experiment.replay is not None:
-            raise _forward_only(experiment.method)
-        if any(isinstance(parameter, QuantizedTensor) for parameter in experiment.model.parameters()):
+            self._check_forward_only(experiment)
+        elif any(isinstance(parameter, QuantizedTensor) for parameter in experiment.model.parameters()):
             raise ValueError(
                 f"{self.size} processes cannot share a model whose weights are held in 8 or 4 bits, since they are sent around "
                 "as floats. Train in one process, without torchrun, or leave `base` float."
@@ -150,7 +176,47 @@ class World:
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raises ValueError if several processes cannot share the steps of an optimizer."""
         if self.size > 1 and isinstance(optimizer, (AGZO, MeZO, RecordedOptimizer)):
-            raise _forward_only(type(optimizer).__name__)
+            if isinstance(optimizer, ZerothOrderSGD):
+                return
+            raise ValueError(
+                f"the forward-only method {type(optimizer).__name__} runs in one process, as what it keeps from step to step is "
+                "not made of whole numbers that processes could share. Train it without torchrun, or use `--method zo` or fzoo, "
+                "or one with gradients, such as adamw."
+            )
+
+    def enlist(
+        self, optimizer: Optimizer, *, seconds: float, epoch: int, draws: int, digest_every: int
+    ) -> GroupGather | None:
+        """Lets the processes measure the steps of a forward-only optimizer together; None if there is a single one.
+
+        Args:
+            optimizer: of this process, at the same step as those of the others.
+            seconds: on the clock.
+            epoch: of the membership.
+            draws: batches that earlier steps took.
+            digest_every: steps between comparisons of the weights.
+        """
+        if self.size == 1 or not isinstance(optimizer, ZerothOrderSGD):
+            return None
+        device = optimizer.targets[0].parameter.device
+        optimizer.gather = GroupGather(
+            self,
+            optimizer,
+            pace=Pace(seconds),
+            epoch=epoch,
+            draws=draws,
+            digest_every=digest_every,
+            device=device,
+        )
+        return optimizer.gather
+
+    def _check_forward_only(self, experiment: Experiment) -> None:
+        if self.parallel is PARALLEL["fsdp"]:
+            raise ValueError(
+                f"`--parallel fsdp` spreads a model whose gradients are summed, and {experiment.method} has none: each "
+                "process holds the whole model, and they send each other a few bytes a step. Drop `--parallel`."
+            )
+        self.check_optimizer(experiment.stages[0].optimizer(None, Meter()))
 
     @contextmanager
     def open(self, path: Path, asked: str | None) -> Iterator[RunDirectory]:
@@ -197,6 +263,15 @@ class World:
                 f"the processes start from different weights (process {other[0]} has {digests[other[0]][:12]}..., process 0 "
                 f"{digests[0][:12]}...), so they would not train one model. Make the weights from the config's `seed` alone."
             )
+
+
+def _check_team(experiment: Experiment) -> None:
+    replay = experiment.replay
+    if replay is None or not isinstance(experiment.stages[0].optimizer(None, Meter()), ZerothOrderSGD):
+        raise ValueError(
+            f"`--team` shares whole numbers, of which the steps of {experiment.method or 'this run'} are not made. Use `--method "
+            "zo` or fzoo, or drop `--team`."
+        )
 
 
 def shared(objective: Objective, team: Team | None) -> Objective:
@@ -267,7 +342,8 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
     local_rank = int(os.environ["LOCAL_RANK"])
     if cuda and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
-    store, rank, size = next(iter(rendezvous("env://")))
+    found, rank, size = next(iter(rendezvous("env://")))
+    store = PrefixStore(_attempt(), found)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=PrefixStore("group", store),
@@ -282,6 +358,12 @@ def _process_group() -> Iterator[tuple[Store, int, int]]:
         gc.collect()  # the group's threads end with the last reference to it; at the interpreter's exit they could abort it
 
 
+def _attempt() -> str:
+    """What sets the keys of this start apart from those of earlier ones, which torchrun's agent on one machine keeps."""
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
+
+
 def _is_first_to_fail(store: Store) -> bool:
     try:
         return store.add("featherlight/failed", 1) == 1
@@ -294,11 +376,4 @@ def _is_lost(error: BaseException) -> bool:
     words = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
-
-
-def _forward_only(method: str | None) -> ValueError:
-    return ValueError(
-        f"the forward-only method {method} runs in one process for now; that several share its directions and send only "
-        "scalars is planned. Train it without torchrun, or choose a method with gradients, such as adamw."
     )

@@ -60,6 +60,7 @@ class Stage:
         transforms: what the model is put through: prepared before the optimizer is made, moved along before each step, and
             baked in at the end of the stage. A run is journalled only without any.
         training: whether the model is in training mode during steps.
+        digest_every: steps between comparisons of the weights where several processes train without sharing gradients.
         measured: whether a step, by its number, is one to measure memory on. On a CPU the profiler notes each operation of
             it, which a step of very many forward passes has too many of.
         prepare: brings the model into the shape of this stage; runs on every start, and must come to the same each time.
@@ -74,6 +75,7 @@ class Stage:
     schedule: Schedule = SCHEDULES["constant"]
     transforms: Sequence[ModelTransform] = ()
     training: bool = True
+    digest_every: int = 200
     measured: Callable[[int], bool] = lambda step: True
     prepare: Callable[[], None] = lambda: None
     begin: Callable[[], str | None] = lambda: None
@@ -111,6 +113,7 @@ class Experiment:
         replay: lets a journal stand for the run; None saves weights and optimizer instead.
         origin: digests of base weights and data; a run that is saved is not taken up with others.
         config: with every choice made that was left open (a guessed column, a default rate); None if none was.
+        timeline: bytes that were predicted for the first steps, after each change, for the report beside what is measured.
     """
 
     model: nn.Module
@@ -126,6 +129,7 @@ class Experiment:
     replay: Replay | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     config: Any = None
+    timeline: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:

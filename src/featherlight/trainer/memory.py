@@ -1,12 +1,13 @@
 """What a run takes: weights, a forward pass, a training step, and what AdamW would take."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from featherlight.functional import QuantizedTensor
-from featherlight.meter import allocation_peak, saved_for_backward_bytes
+from featherlight.meter import AllocationPeak, allocation_peak, saved_for_backward_bytes
 from featherlight.objective import BatchObjective, Objective
 from featherlight.trainer.parallel import own_bytes
 
@@ -15,17 +16,21 @@ _PROBED_EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Bytes of tensors: weights, and peaks with the weights counted in. None is what could not be measured."""
+    """Bytes of tensors: weights, and peaks with the weights counted in. None is what could not be measured.
+
+    `curve` is what the steps took after each change, above the weights.
+    """
 
     weights: int
     measured_by: str
     inference_peak: int | None = None
     adamw_estimate: int | None = None
     training_peak: int | None = None
+    curve: Sequence[int] = ()
 
-    def with_training(self, above_weights: int) -> "MemoryUse":
-        """With the peak of training steps, given as bytes above the weights."""
-        return replace(self, training_peak=self.weights + above_weights)
+    def with_training(self, peak: AllocationPeak) -> "MemoryUse":
+        """With the peak of training steps and the curve to it, measured as bytes above the weights."""
+        return replace(self, training_peak=self.weights + peak.bytes, curve=tuple(peak.curve))
 
 
 def measure_memory(model: nn.Module, objective: Objective | None = None) -> MemoryUse:

@@ -17,16 +17,18 @@ from featherlight.meter import AllocationPeak, Meter, allocation_peak
 from featherlight.objective import NonFiniteLossError, Objective
 from featherlight.optim.first_order import adopt_evaluation_weights, evaluation_weights
 from featherlight.trainer.distributed import World, shared
+from featherlight.trainer.enlisting import enlist, heeding
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
 from featherlight.trainer.manifest import replace_directory, write_manifest
 from featherlight.trainer.memory import MemoryUse, measure_memory
+from featherlight.trainer.memory_timeline import memory_timeline
 from featherlight.trainer.metrics import Listener, MetricsLog
 from featherlight.trainer.model_card import write_model_card
 from featherlight.trainer.progress import Display, said_warnings
 from featherlight.trainer.run_directory import RunDirectory
-from featherlight.trainer.saves import keep_save
+from featherlight.trainer.saves import keep_save, require_room
 from featherlight.trainer.scores import Scores
 from featherlight.trainer.summary import Identity, write_summary
 from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimizer, take_up
@@ -167,11 +169,16 @@ class Run:
         transforms = TransformStack(stage.transforms)
         transforms.prepare(self.experiment.model)
         journal = open_journal(self, found)
-        with nullcontext() if journal is None else closing(journal), self.world.share(self.experiment.model) as team:
+        alone = self.experiment.replay is not None
+        with (
+            nullcontext() if journal is None else closing(journal),
+            self.world.share(self.experiment.model, forward_only=alone) as team,
+        ):
             optimizer = stage.optimizer(journal, self.meter)
             self.world.check_optimizer(optimizer)
             if found is not None:
                 restore_optimizer(self, optimizer, found)
+            lockstep = enlist(self, stage, optimizer, found, journal)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
             if memory is None:
                 probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
@@ -180,8 +187,14 @@ class Run:
             self.optimizer = optimizer
             try:
                 memory = self._fit(
-                    lambda step: shared(stage.objective(step, self.meter), team), optimizer, scheduler, journal, memory
+                    lambda step: shared(stage.objective(lockstep.draw(step), self.meter), team),
+                    optimizer,
+                    scheduler,
+                    journal,
+                    memory,
                 )
+                ended_early = self.clock.interrupted and self.clock.progress < 1
+                lockstep.finish("interrupted" if ended_early else "finished")
                 adopt_evaluation_weights(optimizer, model=self.experiment.model, passes=self._passes())
                 transforms.convert(self.experiment.model)
                 return memory
@@ -189,6 +202,7 @@ class Run:
                 transforms.convert(self.experiment.model)
                 raise
             finally:
+                lockstep.close()
                 self.optimizer = None
 
     def _passes(self) -> Iterator[Callable[[], object]]:
@@ -217,7 +231,7 @@ class Run:
         journal: JournalWriter | None,
         memory: MemoryUse,
     ) -> MemoryUse:
-        with self.display.watch(self.meter, self.scores.text) as watcher:
+        with heeding(self), self.display.watch(self.meter, self.scores.text) as watcher:
             callbacks: list[Callback] = [self, watcher]
             stage = self.experiment.stages[self.stage]
             update = partial(TransformStack(stage.transforms).update, self.experiment.model)
@@ -229,12 +243,12 @@ class Run:
                 if self.clock.progress < 1 and not self.clock.interrupted:
                     with self._peak() as peak:
                         go_on(until_step=measured[-1] + 1)
-                    memory = memory.with_training(peak.bytes)
-            callbacks.append(_Evaluations(self, optimizer, saves=journal is None))
+                    memory = memory.with_training(peak)
+            callbacks.append(_Evaluations(self, optimizer, saves=self.experiment.replay is None))
             go_on()
-        if journal is None:
+        if self.experiment.replay is None:
             self.save(optimizer)
-        else:
+        elif journal is not None:
             journal.note_state(self.clock.step)
         return memory
 
@@ -267,7 +281,7 @@ class Run:
         Args:
             optimizer: of the present stage.
             step: of the stage, if it is not the clock's.
-            journal: checksum of the journal there, for a run that has one.
+            journal: checksum of the journal there, for a run that has one; only process 0 saves it.
         """
         progress = {
             "stage": self.stage,
@@ -279,15 +293,22 @@ class Run:
             "counters": self.meter.as_dict(),
             "origin": dict(self.experiment.origin),
         }
-        keep_save(
-            self.directory.saves,
-            self.experiment.model,
-            optimizer,
-            progress,
-            meter=self.meter,
-            everything=len(self.experiment.stages) > 1,
-            writes=self.world.is_first,
-        )
+        model, everything, world = self.experiment.model, len(self.experiment.stages) > 1, self.world
+        folder, given = self.directory.saves, {"meter": self.meter, "everything": everything, "writes": world.is_first}
+        if journal is not None:
+            keep_save(folder, model, optimizer, progress, **given)
+            return
+        self._on_disk(lambda: require_room(folder, model, optimizer, everything=everything))
+        self._on_disk(lambda: keep_save(folder, model, optimizer, progress, **given))
+
+    def _on_disk(self, action: Callable[[], None]) -> None:
+        """Does something on all processes; what the system refuses to the first ends all of them."""
+        error = None
+        try:
+            action()
+        except OSError as refused:
+            error = refused
+        self.world.all_refused(error)
 
     def evaluate(self) -> None:
         """Scores the model and logs it."""
@@ -328,7 +349,8 @@ class Run:
                 write_model_card(self, folder)
 
             replace_directory(self.directory.model, fill)
-        write_sections(self.directory.sections, self.experiment.sections())
+        timeline = memory_timeline(self.experiment.timeline, () if memory is None else memory.curve)
+        write_sections(self.directory.sections, [*self.experiment.sections(), *timeline])
         self.log.flush()
         write_summary(self, memory, stopped)
         if stopped == "finished":

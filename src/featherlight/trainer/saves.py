@@ -50,8 +50,8 @@ def keep_save(
     if not writes:
         write_save(folder / STATE, model, optimizer, progress, meter=meter, everything=everything, writes=False)
         return
+    require_room(folder, model, optimizer, everything=everything)
     folder.mkdir(exist_ok=True)
-    _require_room(folder, saved_bytes(model, optimizer, everything=everything))
     path = folder / f"{_PREFIX}{1 + max(map(_number, saves(folder)), default=0):06d}"
     replace_directory(path, fill)
     if damage := check_manifest(path, from_disk=True):
@@ -101,8 +101,17 @@ def _number(path: Path) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+def require_room(folder: Path, model: nn.Module, optimizer: Optimizer, *, everything: bool = False) -> None:
+    """Raises OSError if the disk has no room for a save; to be asked before one is made.
+
+    Args:
+        folder: of the run's saves, or where it is to be.
+        model: as for `keep_save`.
+        optimizer: as for `keep_save`.
+        everything: as for `keep_save`.
+    """
+    needed = saved_bytes(model, optimizer, everything=everything)
+    free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if free < _SPARE * needed:
         raise OSError(
             errno.ENOSPC,

@@ -60,9 +60,9 @@ def take_up(run: Run) -> TakenUp:
 
 
 def open_journal(run: Run, found: TakenUp | None) -> JournalWriter | None:
-    """The journal of a new run, or of an earlier part, cut off behind its last intact record; None if it has none."""
+    """The journal of a new run, or of an earlier part, cut off behind its last intact record; None where none is kept."""
     replay = run.experiment.replay
-    if replay is None:
+    if replay is None or not run.world.is_first:
         return None
     return JournalWriter(
         run.directory.journal,
@@ -142,7 +142,7 @@ def _replay(run: Run, optimizer: RecordedOptimizer, contents: JournalContents, s
     saved_at = time.monotonic()
     for chunk in run.display.track(chunks, "replaying", len(contents.ends_of_runs(start, len(contents.records)))):
         optimizer.replay(chunk)
-        if time.monotonic() - saved_at > REPLAY_SECONDS and run.can_save:
+        if time.monotonic() - saved_at > REPLAY_SECONDS and run.can_save and run.world.is_first:
             done = chunk[-1].step + 1
             run.save(optimizer, step=done, journal=contents.checksums[done - 1])
             saved_at = time.monotonic()

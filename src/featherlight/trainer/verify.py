@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featherlight.archive import Archive, is_archive
 from featherlight.trainer.journal import JournalContents, read_journal
 from featherlight.trainer.manifest import check_manifest, has_manifest
 from featherlight.trainer.run_directory import RunDirectory
@@ -30,11 +31,13 @@ def verify(path: Path) -> Sequence[Finding]:
     """Checks everything at a path that can be checked; nothing is written.
 
     Args:
-        path: a run directory, a model directory with a manifest, a journal or a shared run.
+        path: a run directory, a model directory with a manifest, a journal, a shared run or a .feather file.
 
     Raises:
         ValueError: it is none of these.
     """
+    if path.is_file() and is_archive(path):
+        return [_of_archive(path)]
     if path.is_file():
         return [_of_share(path) if is_share(path) else _of_journal(path)]
     directory = RunDirectory(path=path)
@@ -44,6 +47,18 @@ def verify(path: Path) -> Sequence[Finding]:
         return list(_of_manifest(path))
     what = "is not there" if not path.exists() else "has neither a config.toml nor a manifest.json"
     raise ValueError(f"{path} {what}, so there is nothing to verify. Pass a run, a model it wrote, or a journal.")
+
+
+def _of_archive(path: Path) -> Finding:
+    try:
+        archive = Archive(path)
+        for _ in archive.tensors():
+            pass
+    except ValueError as error:
+        return Finding(part=str(path), state="damaged", text=str(error))
+    return Finding(
+        part=str(path), state="intact", text=f"tensors: {len(archive.entries):,}, bytes: {archive.num_bytes:,}"
+    )
 
 
 def _of_run(directory: RunDirectory) -> Iterator[Finding]:

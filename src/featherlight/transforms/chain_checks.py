@@ -1,7 +1,8 @@
 """What the modules of a chain must keep to, and the sentences for those that do not."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,13 +71,28 @@ def require_usable(name: str, leaves: Sequence[Any], before: Sequence[int], outp
         outputs: what it returned, flattened.
     """
     if versions(leaves) != list(before):
-        raise ValueError(
-            f"stage `{name}` changes its input in place, so that the stage before it cannot be run again. Use a form that "
-            "returns a new tensor (such as ReLU without `inplace`), or name a module that holds both as one stage."
-        )
+        raise _changed_in_place(name)
     ends = [any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in end) for end in (leaves, outputs)]
     if ends == [True, False]:
         raise ValueError(
             f"stage `{name}` returns nothing that has a gradient, although its input has one, so that no stage before it "
             "would be trained. Take it out of the chain, or return a tensor that depends on its input."
         )
+
+
+@contextmanager
+def in_place_named(name: str) -> Iterator[None]:
+    """Has torch's refusal to write to a leaf, in a stage that is run on its own, name the stage."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in-place operation" in str(error):
+            raise _changed_in_place(name) from error
+        raise
+
+
+def _changed_in_place(name: str) -> ValueError:
+    return ValueError(
+        f"stage `{name}` changes its input in place, so that the stage before it cannot be run again. Use a form that "
+        "returns a new tensor (such as ReLU without `inplace`), or name a module that holds both as one stage."
+    )

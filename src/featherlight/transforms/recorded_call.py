@@ -143,6 +143,22 @@ class RecordedCall:
             )
 
 
+@contextmanager
+def random_state_kept(module: nn.Module, leaves: Sequence[Any]) -> Iterator[None]:
+    """Puts back after the block the states of all random generators that a module may draw from.
+
+    Args:
+        module: with generators of its own, or none.
+        leaves: tensors on the devices whose default generators count, beside that of the CPU.
+    """
+    found = _generators(module, leaves)
+    states = [read() for read, _ in found]
+    try:
+        yield
+    finally:
+        _write(found, states)
+
+
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 

@@ -271,3 +271,18 @@ def _test_images(shapes: Path) -> Any:
     from featherlight.data import load_images
 
     return load_images(str(shapes)).test
+
+
+def test_a_memory_of_activations_is_kept_and_changes_no_bit(shapes: Path, tmp_path: Path) -> None:
+    asked = config(shapes, network="resnet8", channels=(32, 64), norm_groups=None, pool=True, dropout=0.2, steps=3)
+    kept = run(replace(asked, activation_memory="1500KiB"), tmp_path / "kept") / "model" / "model.safetensors"
+    plain = run(asked, tmp_path / "plain") / "model" / "model.safetensors"
+    assert kept.read_bytes() == plain.read_bytes()
+    facts = build(replace(asked, activation_memory="1500KiB"), tmp_path).facts
+    assert "more time" in facts["activations and gradients"]
+    with pytest.raises(ValueError, match="fits into 10,240 bytes: the least is"):
+        build(replace(asked, activation_memory="10KiB"), tmp_path)
+    with pytest.raises(ValueError, match="`zo` makes forward passes only"):
+        build(replace(asked, activation_memory="2MiB", method="zo"), tmp_path)
+    with pytest.raises(ValueError, match="`much` is no amount of memory"):
+        replace(asked, activation_memory="much")

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from featherlight.objective import BatchObjective, ClipGradient, SharedObjective
-from featherlight.optim import SPSA, MeZO, RankOneSigns
+from featherlight.optim import LOZO, SPSA, MeZO, RankOneSigns
 from featherlight.trainer import World
 from featherlight.trainer.distributed import shared
-from featherlight.trainer.parallel import _blocks
+from featherlight.trainer.parallel import PARALLEL, _blocks
 
 
 class OneOf:
@@ -105,13 +105,18 @@ def test_what_cannot_be_shared_is_refused():
         shared(SPSA(objective_of(4), MODEL, sigma=1e-3, directions=RankOneSigns(1)), OneOf(0, 2))
 
 
-def test_forward_only_methods_and_one_mps_device_are_refused():
+def test_some_forward_only_methods_and_one_mps_device_are_refused():
     world = World(size=2)
-    journaled: Any = SimpleNamespace(replay=object(), method="zo")
-    with pytest.raises(ValueError, match="forward-only method zo runs in one process"):
+    stages = [SimpleNamespace(optimizer=lambda journal, meter: LOZO(nn.Linear(2, 2), 1e-3))]
+    journaled: Any = SimpleNamespace(replay=object(), method="lozo", stages=stages)
+    with pytest.raises(ValueError, match="forward-only method LOZO runs in one process"):
         world.check(journaled)
     with pytest.raises(ValueError, match="forward-only method MeZO runs in one process"):
         world.check_optimizer(MeZO(nn.Linear(2, 2), 1e-3))
+    with pytest.raises(
+        ValueError, match="`--parallel fsdp` spreads a model whose gradients are summed, and lozo has none"
+    ):
+        World(size=2, parallel=PARALLEL["fsdp"]).check(journaled)
     on_mps: Any = SimpleNamespace(replay=None, model=nn.Linear(2, 2), device=torch.device("mps"))
     with pytest.raises(ValueError, match="the one MPS device"):
         world.check(on_mps)

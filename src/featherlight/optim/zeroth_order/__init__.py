@@ -5,6 +5,7 @@ from featherlight.optim.zeroth_order.con_mezo import Cone, ConMeZO
 from featherlight.optim.zeroth_order.differences import Central, Difference, OneSided
 from featherlight.optim.zeroth_order.families import Gaussian, RankOneSigns, WholeBatchSigns
 from featherlight.optim.zeroth_order.fzoo import FZOO
+from featherlight.optim.zeroth_order.gathering import Gather, Part, Settled, Slot, combine, mean_loss
 from featherlight.optim.zeroth_order.guards import NonFiniteLossError
 from featherlight.optim.zeroth_order.lozo import LOZO, LazySubspace
 from featherlight.optim.zeroth_order.mezo import MeZO
@@ -33,6 +34,7 @@ __all__ = [
     "Cone",
     "Difference",
     "Echo",
+    "Gather",
     "Gaussian",
     "Journal",
     "LazySubspace",
@@ -41,10 +43,13 @@ __all__ = [
     "NonFiniteLossError",
     "Normalization",
     "OneSided",
+    "Part",
     "RankOneSigns",
     "RecordedOptimizer",
     "ScalarMoment",
+    "Settled",
     "Shaping",
+    "Slot",
     "SpreadNormalized",
     "StandardDeviation",
     "StepRecord",
@@ -53,5 +58,7 @@ __all__ = [
     "ZerothOrderSGD",
     "apply_update",
     "apply_updates",
+    "combine",
+    "mean_loss",
     "targets_of",
 ]

@@ -11,6 +11,7 @@ from featherlight.functional import SignStream
 from featherlight.objective import Objective, PerExampleObjective
 from featherlight.optim.zeroth_order.differences import Central, Difference
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns, direction_of_example
+from featherlight.optim.zeroth_order.gathering import Slot
 from featherlight.optim.zeroth_order.guards import check_positive, one_value, require_finite, values_of
 from featherlight.optim.zeroth_order.layout import Layout, measure_layout
 from featherlight.optim.zeroth_order.offset import Offset
@@ -19,15 +20,17 @@ from featherlight.optim.zeroth_order.shaping import Shaping, TieWatch, pair_slop
 from featherlight.optim.zeroth_order.targets import Directions, Target
 
 _PROBE_SIGMA = 0.05
+_ALL = Slot()
 
 
 class Slopes(NamedTuple):
     """What a step measures.
 
     Attributes:
-        slopes: (K,) float64; the gradient's estimate is `sum_k slopes[k] * direction[k]`.
+        slopes: (K,) float64; the gradient's estimate is `sum_k slopes[k] * direction[k]`. Where processes measure a step
+            together, those of this process's own directions.
         loss: the mean loss of the points, or that at the weights where these are one of them, ().
-        directions: what they were measured along.
+        directions: those of the step, of all processes.
         touched: indices of the targets that took part in the forward passes.
     """
 
@@ -65,31 +68,46 @@ class SlopeEvaluator:
 
     @torch.no_grad()
     def measure(
-        self, objective: Objective, targets: Sequence[Target], stream: SignStream, *, offset: Offset | None = None
+        self,
+        objective: Objective,
+        targets: Sequence[Target],
+        stream: SignStream,
+        *,
+        offset: Offset | None = None,
+        slot: Slot = _ALL,
     ) -> Slopes:
         """Slopes along the directions of one step, around the weights or around a point at an offset.
+
+        With a slot the directions are those of that slot, out of as many more as there are slots.
 
         Cost: two forward passes of the batch; in the first step with several directions, nine examples more. Where each of
         K directions is carried by the whole batch: 2 K passes, or K + 1 with one-sided differences.
         """
         if isinstance(self.family, WholeBatchSigns):
-            return self._measure_whole(objective, targets, stream, offset, self.family.count)
+            return self._measure_whole(objective, targets, stream, offset, self.family.count, slot)
         if self.family.count == 1:
-            return self._measure_whole(objective, targets, stream, offset, 1)
+            return self._measure_whole(objective, targets, stream, offset, 1, slot)
         examples = self._require_examples(objective)
         if examples.num_examples > 1:
-            return self._measure_many(examples, targets, stream, offset)
+            return self._measure_many(examples, targets, stream, offset, slot)
         if stream.step == 0:
             raise ValueError(
                 "the first batch has a single example, which does not show along which axes examples stand. Begin with a "
                 "batch of two or more, or use RankOneSigns(count=1)."
             )
-        return self._measure_whole(objective, targets, stream, offset, 1)
+        return self._measure_whole(objective, targets, stream, offset, 1, slot)
 
     def _measure_whole(
-        self, objective: Objective, targets: Sequence[Target], stream: SignStream, offset: Offset | None, count: int
+        self,
+        objective: Objective,
+        targets: Sequence[Target],
+        stream: SignStream,
+        offset: Offset | None,
+        count: int,
+        slot: Slot,
     ) -> Slopes:
-        directions = Directions(targets, stream, count)
+        directions = Directions(targets, stream, slot.total(count))
+        own = range(slot.first(count), slot.first(count) + count)
         by_id = {id(target.parameter): target for target in targets}
         touched: set[int] = set()
 
@@ -100,30 +118,37 @@ class SlopeEvaluator:
             return loss
 
         far_sigma = self.difference.far * self.sigma
-        near = torch.stack([evaluate(self.sigma, number) for number in range(count)])
-        far = torch.stack([evaluate(far_sigma, number) for number in range(count if far_sigma else 1)])
+        near = torch.stack([evaluate(self.sigma, number) for number in own])
+        far = torch.stack([evaluate(far_sigma, number) for number in (own if far_sigma else own[:1])])
         require_finite(torch.cat((near, far)), stream.step)
         far = far.expand_as(near)
         each = torch.arange(count, device=near.device)
         return Slopes(self._slopes(near, far, each, count), self.difference.loss(near, far).mean(), directions, touched)
 
     def _measure_many(
-        self, objective: PerExampleObjective, targets: Sequence[Target], stream: SignStream, offset: Offset | None
+        self,
+        objective: PerExampleObjective,
+        targets: Sequence[Target],
+        stream: SignStream,
+        offset: Offset | None,
+        slot: Slot,
     ) -> Slopes:
         by_id = {id(target.parameter): target for target in targets}
         direction_of = direction_of_example(objective.num_examples, self.family.count).to(targets[0].parameter.device)
-        directions = Directions(targets, stream, int(direction_of[-1]) + 1)
+        count = int(direction_of[-1]) + 1
+        directions = Directions(targets, stream, slot.total(count))
+        numbers = direction_of + slot.first(count)
         if self._layout is None:
             self._layout = measure_layout(by_id, objective)
             self._require_independence(objective.narrow(3), by_id, directions)
         losses, touched = [], set()
         for sigma in (self.sigma, self.difference.far * self.sigma):
-            values, also_touched = self._values(objective, by_id, directions, direction_of, sigma, offset)
+            values, also_touched = self._values(objective, by_id, directions, numbers, sigma, offset)
             losses.append(values.double())
             touched |= also_touched
         near, far = losses
         require_finite(torch.stack(losses), stream.step)
-        slopes = self._slopes(near, far, direction_of, directions.count)
+        slopes = self._slopes(near, far, direction_of, count)
         return Slopes(slopes, self.difference.loss(near, far).mean(), directions, touched)
 
     def _slopes(self, near: Tensor, far: Tensor, direction_of: Tensor, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from featherlight.functional import SignStream
 from featherlight.meter import Meter
 from featherlight.objective import Objective
 from featherlight.optim.zeroth_order.evaluation import Slopes
+from featherlight.optim.zeroth_order.gathering import Settled
 from featherlight.optim.zeroth_order.guards import (
     check_positive,
     frozen_statistics,
@@ -103,6 +104,10 @@ class RecordedOptimizer(Optimizer, ABC):
     def _record(self, measured: Slopes) -> StepRecord:
         """What the step subtracts."""
 
+    def _settle(self, measured: Slopes) -> Settled:
+        """The record of the step, and its loss; a method that several processes measure together gathers here."""
+        return Settled(self._record(measured), measured.loss)
+
     def _make_targets(self) -> list[Target]:
         """The trained parameters, as the method moves them."""
         return targets_of(self.model, self.param_groups)
@@ -143,14 +148,14 @@ class RecordedOptimizer(Optimizer, ABC):
             measured = self._measure(objective, stream)
         if self.steps_done == 0:
             self._leave_out_unused(measured)
-        record = self._record(measured)
+        record, loss = self._settle(measured)
         if self.journal is not None:
             self.journal.append(record, self.targets)
         self.meter.random_words += measured.directions.num_words
         earlier = dict(self.earlier)
         self._count_step(record)
         apply_update(self.targets, record, meter=self.meter, directions=measured.directions, earlier=earlier)
-        return measured.loss
+        return loss
 
     def replay(self, records: Sequence[StepRecord]) -> None:
         """Applies recorded steps, and ends in the state that the run was in behind them.

@@ -1,14 +1,18 @@
 """Stochastic gradient descent on slopes along rank-one sign directions, by forward passes alone."""
 
-from torch import nn
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from featherlight.functional import SignStream
 from featherlight.meter import Meter
-from featherlight.objective import Objective
+from featherlight.objective import NonFiniteLossError, Objective
 from featherlight.optim.zeroth_order.differences import Difference
 from featherlight.optim.zeroth_order.evaluation import SlopeEvaluator, Slopes
 from featherlight.optim.zeroth_order.families import RankOneSigns, WholeBatchSigns
+from featherlight.optim.zeroth_order.gathering import Gather, Part, Settled, combine
 from featherlight.optim.zeroth_order.normalization import Normalization
 from featherlight.optim.zeroth_order.recorded import Journal, RecordedOptimizer
 from featherlight.optim.zeroth_order.shaping import Shaping
@@ -32,9 +36,12 @@ class ZerothOrderSGD(RecordedOptimizer):
             group (1 if it has none) is how much further its parameters are perturbed and moved than others.
         seed: 64-bit key of all directions.
         journal: is handed a record of each step before the update.
+        gather: brings together what several processes measure of a step, each along directions and on examples of its own;
+            None measures alone.
         meter: counts random words and weight passes.
 
     Attributes:
+        gather: as given; may be set between steps.
         evaluator: measures the slopes.
         mean_square: what `normalize` carries from step to step: the running mean square of the slopes, or another moment.
 
@@ -59,15 +66,38 @@ class ZerothOrderSGD(RecordedOptimizer):
         params: ParamsT | None = None,
         seed: int = 0,
         journal: Journal | None = None,
+        gather: Gather | None = None,
         meter: Meter | None = None,
     ) -> None:
         super().__init__(model, params, lr, weight_decay, normalize=normalize, seed=seed, journal=journal, meter=meter)
         family = directions if directions is not None else RankOneSigns()
         self.evaluator = SlopeEvaluator(family, sigma, difference=difference, shaping=shaping)
+        self.gather = gather
 
     def _measure(self, objective: Objective, stream: SignStream) -> Slopes:
-        return self.evaluator.measure(objective, self.targets, stream)
+        if self.gather is None:
+            return self.evaluator.measure(objective, self.targets, stream)
+        try:
+            return self.evaluator.measure(objective, self.targets, stream, slot=self.gather.slot)
+        except NonFiniteLossError as error:
+            self.gather.fail(error)
+            raise
 
     def _record(self, measured: Slopes) -> StepRecord:
-        coefficients, scale = quantize_coefficients(measured.slopes.cpu())
+        return self._record_of(*quantize_coefficients(measured.slopes.cpu()))
+
+    def _record_of(self, coefficients: Tensor, scale: float) -> StepRecord:
         return self._new_record(coefficients, scale, self._rates(scale / self._spread(coefficients, scale)))
+
+    def _settle(self, measured: Slopes) -> Settled:
+        if self.gather is None:
+            return super()._settle(measured)
+        coefficients, scale = quantize_coefficients(measured.slopes.cpu())
+        part = Part(coefficients=coefficients, scale=scale, loss=float(measured.loss))
+        return self.gather.settle(part, self._record_together)
+
+    def _record_together(self, parts: Sequence[Part | None]) -> StepRecord:
+        return self._record_of(*combine(parts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"gather": None}

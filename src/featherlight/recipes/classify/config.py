@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from featherlight.planner.sizes import parse_size
 from featherlight.recipes.arithmetic import PrecisionName
 from featherlight.recipes.config import from_mapping, split_toml
 from featherlight.recipes.optimizer_config import OptimizerConfig
@@ -71,6 +72,8 @@ class ClassifyConfig:
         steps: budget in steps, which takes the place of `epochs`; None counts by epochs.
         batch: images a step.
         micro_batch: images a forward pass; None runs the batch at once.
+        activation_memory: most that activations and gradients of a step may take, such as "64MiB"; what does not fit is
+            computed again in the backward pass, by the schedule that takes the least time. None keeps everything.
         evaluations: how often the validation images are looked at in a run.
         seed: of weights, order, directions and dropout.
         device: "auto", "cpu", "cuda" or "mps".
@@ -100,6 +103,7 @@ class ClassifyConfig:
     steps: int | None = None
     batch: int = 64
     micro_batch: int | None = None
+    activation_memory: str | None = None
     evaluations: int = 10
     seed: int = 0
     device: str = "auto"
@@ -111,14 +115,16 @@ class ClassifyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {value}.")
+        if self.activation_memory is not None:
+            parse_size(self.activation_memory)
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"`channels` must be one or more positive numbers; got {list(self.channels)}.")
         if not 0 < self.width < float("inf"):
             raise ValueError(f"`width` must be a finite positive number; got {self.width}.")
         if self.width != 1 and self.network not in _SCALED:
             raise ValueError(
-                f"`width` is of {', '.join(_SCALED)}, and the network is `{self.network}`, which has one size; got {self.width}. "
-                "Leave it at 1, or take another `network`."
+                f"`width` is of {', '.join(_SCALED)}, and the network is `{self.network}`, which has one size; got "
+                f"{self.width}. Leave it at 1, or take another `network`."
             )
         if self.network == "small" and self.norm is not None:
             raise ValueError(

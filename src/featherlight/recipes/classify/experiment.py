@@ -19,6 +19,8 @@ from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
 from featherlight.optim.zeroth_order import Journal
+from featherlight.planner.sizes import parse_size
+from featherlight.planner.training_chain import TrainingPlan, plan_for
 from featherlight.recipes.arithmetic import arithmetic
 from featherlight.recipes.classify.augment import augmented
 from featherlight.recipes.classify.config import RECIPE, ClassifyConfig
@@ -33,6 +35,7 @@ from featherlight.recipes.closed_form_head import MAX_ROWS, fit_in_place, withou
 from featherlight.recipes.config import to_toml
 from featherlight.recipes.methods import METHODS, Setup
 from featherlight.report import ConfusionTable, Images, Section
+from featherlight.report.quantities import in_bytes
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
 
@@ -59,6 +62,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
     device = default_device(config.device)
     network.model.to(device)
     classifier = _Classifier(resolved, network, splits.to(device), workspace.display)
+    plan = classifier.plan()
     steps = config.steps or config.epochs * math.ceil(len(splits.train) / config.batch)
     return Experiment(
         model=network.model,
@@ -68,6 +72,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
                 objective=classifier.objective,
                 budget=Budget(steps=steps),
                 schedule=SCHEDULES[resolved.optimizer.schedule],
+                transforms=() if plan is None else (plan.transform(),),
                 training=method.dropout,
                 begin=classifier.head_start,
             )
@@ -76,7 +81,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
         title=f"{config.method} on {Path(config.data).name}",
         method=config.method,
         evaluations=config.evaluations,
-        facts=classifier.facts(),
+        facts={**classifier.facts(), **({} if plan is None else _planned_facts(plan))},
         write_model=classifier.write_model,
         sections=classifier.sections,
         replay=classifier.replay(origin) if method.replayable else None,
@@ -147,6 +152,22 @@ class _Classifier:
         if augment is None:
             return images
         return augmented(images, shift=augment.shift, flip=augment.flip, key=(self.config.seed, step))
+
+    def plan(self) -> TrainingPlan | None:
+        """The schedule with which a step takes no more than `activation_memory`; None where nothing was asked for."""
+        if self.config.activation_memory is None:
+            return None
+        if not METHODS[self.config.method].dropout:
+            raise ValueError(
+                f"`activation_memory` bounds what is kept for a backward pass, and `{self.config.method}` makes forward "
+                "passes only, which keep nothing. Leave it out, or take a method with gradients."
+            )
+        rows = torch.arange(min(self.config.micro_batch or self.config.batch, len(self.train)))
+        chosen = rows.to(self.train.labels.device)
+        batch = {"images": self.train.floats(chosen), "labels": self.train.labels[chosen]}
+        self.display.say("measuring the layers for a schedule within the memory of activations")
+        self.model.train()
+        return plan_for(self.model, batch, cross_entropy, parse_size(self.config.activation_memory))
 
     def head_start(self) -> str | None:
         """Fits the head in closed form on the training images (at most 20,000), each of which is looked at once."""
@@ -243,6 +264,15 @@ def outputs(model: nn.Module, images: ImageSet, rows: Tensor | None = None) -> F
 def cross_entropy(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "B"]:
     """Cross-entropy of each image."""
     return nn.functional.cross_entropy(model(batch["images"]), batch["labels"], reduction="none")
+
+
+def _planned_facts(plan: TrainingPlan) -> dict[str, str]:
+    """What is to be known of a schedule."""
+    full, planned = plan.measured.full, plan.plan
+    more = planned.seconds / full.seconds - 1
+    return {
+        "activations and gradients": f"{in_bytes(planned.peak_bytes)} of {in_bytes(full.peak_bytes)}, {more:.0%} more time"
+    }
 
 
 def _pictures(pixels: Tensor) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from featherlight.planner.sizes import parse_size
 from featherlight.recipes.arithmetic import PrecisionName
 from featherlight.recipes.config import from_mapping, split_toml
 from featherlight.recipes.optimizer_config import BY_GRADIENT, OptimizerConfig
@@ -33,7 +34,8 @@ class FinetuneConfig:
         metric: "accuracy", "f1", "mcc" or "pearson"; None takes the task's own.
         objective: "loss", or "metric" to raise the metric itself, which needs no gradient of it. For forward-only methods.
         method: "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo" or "mezo"; or by gradients "adamw", "prodigy",
-            "muon" or "schedule_free".
+            "muon" or "schedule_free". "auto" takes the best whose predicted peak stays within `memory`.
+        memory: what the process may take, such as "2GiB": as many rows go through a pass as fit by prediction. None is no limit.
         trainable: "default" (all but embedding tables), "all", "last:N", or a regular expression of parameter names.
         lora: rank of adapters, which are then all that is trained besides a fresh head.
         head_start: whether a classification head is first fitted in closed form; None does so for a fresh one.
@@ -45,6 +47,7 @@ class FinetuneConfig:
         allow_truncation: goes on if more than 1% of the tokens are cut off.
         valid_fraction: share of `train` that is split off where `valid` is None.
         evaluations: how often the validation rows are looked at in a run.
+        digest_every: steps between comparisons of the weights of several processes that train forward-only.
         seed: of everything random.
         dtype: of the weights, "auto" for the source's own.
         precision: in which steps are computed, "fp32" for the format of the weights, "bf16", or "fp16" with dynamic loss
@@ -64,8 +67,9 @@ class FinetuneConfig:
     metric: Literal["accuracy", "f1", "mcc", "pearson"] | None = None
     objective: Literal["loss", "metric"] = "loss"
     method: Literal[
-        "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw", "prodigy", "muon", "schedule_free"
+        "zo", "svrg", "fzoo", "lozo", "conmezo", "agzo", "mezo", "adamw", "prodigy", "muon", "schedule_free", "auto"
     ] = "zo"
+    memory: str | None = None
     trainable: str = "default"
     lora: int | None = None
     head_start: bool | None = None
@@ -77,6 +81,7 @@ class FinetuneConfig:
     allow_truncation: bool = False
     valid_fraction: float = 0.1
     evaluations: int = 10
+    digest_every: int = 200
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     precision: PrecisionName = "fp32"
@@ -86,7 +91,7 @@ class FinetuneConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations")
+        positive = ("lora", "steps", "minutes", "batch", "micro_batch", "max_length", "evaluations", "digest_every")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -113,8 +118,23 @@ class FinetuneConfig:
                 f"`objective` metric has no gradient, and `method` {self.method} is made of gradients. Use zo, or the objective "
                 "loss."
             )
+        self._check_memory()
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", DEFAULT_MINUTES)
+
+    def _check_memory(self) -> None:
+        if self.memory is None:
+            if self.method == "auto":
+                raise ValueError(
+                    "`method` auto takes the best that fits into `memory`, which is not given. Say `--memory 4GiB`."
+                )
+            return
+        parse_size(self.memory)
+        if self.base != "float" or self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"`memory` is planned for float weights on a CPU; got `base` {self.base} and `device` {self.device}. Leave "
+                "`--memory` out."
+            )
 
     def experiment(self, workspace: "Workspace") -> "Experiment":
         """Loads model and data."""

@@ -32,6 +32,7 @@ from featherlight.recipes.finetune.problem import Problem, build_problem
 from featherlight.recipes.finetune.tasks import predict_all
 from featherlight.recipes.finetune.trainable import merge_adapters
 from featherlight.recipes.methods import METHODS, Setup
+from featherlight.recipes.plan.planned import Planned
 from featherlight.report import ConfusionTable, Section
 from featherlight.trainer import SCHEDULES, Display, Evaluation, Experiment, Replay, Stage, Workspace
 from featherlight.trainer.loop import Budget
@@ -39,6 +40,9 @@ from featherlight.transforms import dequantize
 
 _ANCHOR_RATIO = 10.0
 _MOST_MEASURED_ROWS = 1024
+_MOST_MEASURED_PASSES = 2
+"""Passes of a step that the profiler notes in a planned run; its notes of more would take memory that the plan does not have."""
+
 _FEWEST_PROBED = 3
 """Examples that the first step runs by themselves, in one pass."""
 
@@ -51,10 +55,15 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
     Raises:
         ValueError: bad data or choices.
     """
+    planned: Planned | None = None
+    if config.memory is not None:
+        from featherlight.recipes.plan.fitting import fit_to_memory  # takes transformers and 0.3 s
+
+        config, planned = fit_to_memory(config, workspace.display)
     workspace.display.say(f"loading {config.model} and {config.train}")
     problem = build_problem(config, scratch=workspace.scratch)
     resolved = _resolved(problem)
-    finetune = _Finetune(resolved, problem, workspace.display)
+    finetune = _Finetune(resolved, problem, workspace.display, planned)
     method = METHODS[config.method]
     return Experiment(
         model=problem.loaded.model,
@@ -65,6 +74,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
                 budget=Budget(steps=config.steps, minutes=config.minutes),
                 schedule=SCHEDULES[resolved.optimizer.schedule],
                 training=method.dropout,
+                digest_every=config.digest_every,
                 measured=finetune.is_measured,
                 begin=finetune.head_start,
             )
@@ -80,6 +90,7 @@ def build_experiment(config: FinetuneConfig, workspace: Workspace) -> Experiment
         replay=Replay(header=finetune.journal_header(), fitted=finetune.fitted) if method.replayable else None,
         origin={"base": problem.base_digest, "data": problem.data_digest()},
         config=resolved,
+        timeline=() if planned is None else planned.timeline,
     )
 
 
@@ -99,8 +110,9 @@ def _resolved(problem: Problem) -> FinetuneConfig:
 class _Finetune:
     """Model and data, and what the run procedure asks of them."""
 
-    def __init__(self, config: FinetuneConfig, problem: Problem, display: Display) -> None:
+    def __init__(self, config: FinetuneConfig, problem: Problem, display: Display, planned: Planned | None) -> None:
         self.config = config
+        self.planned = planned
         self.problem = problem
         self.display = display
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
@@ -141,7 +153,10 @@ class _Finetune:
         return objective if clip is None else ClipGradient(objective, self.model.parameters(), clip)
 
     def is_measured(self, step: int) -> bool:
-        """Memory is measured on small batches, where there are such."""
+        """Memory is measured on small batches, where there are such; of a planned run only where notes of it are few."""
+        passes = -(-self.config.batch // (self.config.micro_batch or self.config.batch))
+        if self.planned is not None and passes > _MOST_MEASURED_PASSES:
+            return False
         if self.anchors is None or not self.anchors.is_anchor(step):
             return True
         return self.anchors.every == 1 and self.anchors.num_rows <= _MOST_MEASURED_ROWS
@@ -209,6 +224,7 @@ class _Finetune:
             **({} if config.base == "float" else {"base": self._base()}),
             "trained parameters": self._trained(),
             "learning rate": f"{config.optimizer.lr:g}",
+            **({} if self.planned is None else {"memory": self.planned.text}),
             **({} if self.anchors is None else self._anchor_facts(self.anchors)),
             **self._arithmetic.facts(),
         }

@@ -47,6 +47,9 @@ class JournalWriter:
         meter: counts the bytes written.
         resume: what an existing journal says; it is cut behind its last intact record, and the rest is copied aside.
         state_every: steps between noted states; each takes a hash of the trained weights.
+
+    Attributes:
+        flushes: whether a step is on disk when `append` returns. A member of a team does without, since its host has all steps.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class JournalWriter:
         state_every: int = STATE_EVERY,
     ) -> None:
         self.path = path
+        self.flushes = True
         self._header = dict(header)
         self._fitted = dict(fitted)
         self._meter = meter
@@ -99,8 +103,10 @@ class JournalWriter:
         self._noted = steps
 
     def close(self) -> None:
-        """Closes the file; every record is on disk already."""
+        """Closes the file, with every record on disk."""
         if self._file is not None:
+            if not self.flushes:
+                os.fsync(self._file.fileno())
             self._file.close()
 
     def _begin(self, targets: Sequence[Target]) -> FileIO:
@@ -142,7 +148,8 @@ class JournalWriter:
             written = file.write(data)
             if written < len(data):
                 raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", str(self.path))
-            (os.fsync if sys.platform == "darwin" else os.fdatasync)(file.fileno())
+            if self.flushes:
+                (os.fsync if sys.platform == "darwin" else os.fdatasync)(file.fileno())
         except OSError:
             with suppress(OSError):
                 file.seek(start)

@@ -109,7 +109,7 @@ class IntegerProgram:
         if isinstance(op, Dequantize):
             return
         given = self.grids.get(op.output)
-        befores = () if isinstance(op, Quantize) else tuple(grids[name] for name in inputs_of(op) if name in grids)
+        befores = tuple(grids[name] for name in inputs_of(op) if name in grids)
         if not isinstance(op, Quantize) and len(befores) < len(inputs_of(op)):
             raise ValueError(
                 f"operation `{op.output}` reads {inputs_of(op)}, of which one is the 32-bit sums of a layer without a grid. Only "

@@ -1,0 +1,268 @@
+"""`featherlight compress`, `expand` and `inspect` as functions: what a person is told."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from featherlight.archive import Account, Archive, expand, inspect_archive, write_archive
+from featherlight.archive.files import write_atomically
+from featherlight.recipes.compressing.models import Scores, read_tensors, scores_of
+from featherlight.recipes.compressing.picture import draw
+from featherlight.recipes.compressing.rounding import round_all, roundable
+from featherlight.recipes.compressing.search import BITS, HALVINGS, Trial, within_bytes, within_loss
+from featherlight.trainer import tracker
+
+_UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_NO_DATA = (
+    "without `--data` nothing can be measured, so the file is {mode}. Name data to choose by how well the model does; train with "
+    "`featherlight run compress/...` for far smaller files."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of `featherlight compress`.
+
+    Attributes:
+        model: a run, a model directory or a .safetensors file.
+        out: the file.
+        data: to measure by; None measures nothing.
+        max_loss: points of the score that may be lost; None where there are no data or there is a target.
+        target: bytes that the file may have; None for no limit.
+        coding: of levels.
+    """
+
+    model: Path
+    out: Path
+    data: str | None
+    max_loss: float | None
+    target: int | None
+    coding: str
+
+
+def num_bytes(text: str) -> int:
+    """Bytes of "50KB", "1.5MiB" or "20000".
+
+    Raises:
+        ValueError: it is no size.
+    """
+    unit = next((one for one in _UNITS if text.strip().endswith(one)), "")
+    try:
+        value = float(text.strip().removesuffix(unit)) * _UNITS.get(unit, 1)
+    except ValueError:
+        value = -1
+    if not 1 <= value < 1 << 50:
+        raise ValueError(f"a size such as 50KB, 1.5MiB or 20000 is wanted; got {text!r}.")
+    return int(value)
+
+
+def compress(asked: Asked, *, dry_run: bool, as_json: bool, console: Console) -> None:
+    """Writes the file and says what it cost.
+
+    Raises:
+        ValueError: the model cannot be read, the data do not fit it, the target cannot be reached, or `out` exists.
+    """
+    if asked.out.exists() and not dry_run:
+        raise ValueError(f"{asked.out} exists already. Give another file.")
+    tensors = read_tensors(asked.model)
+    plan = _plan(asked, tensors)
+    if dry_run:
+        typer.echo(json.dumps(plan) if as_json else "\n".join(f"{key}: {value}" for key, value in plan.items()))
+        return
+    if asked.data is None and not as_json:
+        console.print("note: " + _NO_DATA.format(mode=plan["mode"]), highlight=False, markup=False, soft_wrap=True)
+    scores = None if asked.data is None else scores_of(asked.model, asked.data, tensors)
+    chosen, trial = _chosen(asked, tensors, scores, console)
+    size = _written(asked, chosen, console)
+    _check_target(asked, size)
+    told = plan | {"out": str(asked.out), "file_bytes": size, "times": plan["tensor_bytes"] / size}
+    told |= {"settings": None if trial is None else asdict(trial.how)}
+    if scores is not None:
+        back = Archive(asked.out).state_dict()
+        told |= {"unit": scores.unit, "told": scores.told, "before": scores.test(tensors), "after": scores.test(back)}
+    _say(told, as_json=as_json)
+
+
+def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_json: bool, console: Console) -> None:
+    """Writes `model.safetensors` of a file into a directory, and what else a model directory holds beside.
+
+    Raises:
+        ValueError: the file is damaged, or `out` exists.
+    """
+    archive = Archive(file)
+    told = {
+        "tensors": len(archive.entries),
+        "bytes": sum(one.decoded_bytes for one in archive.entries.values()),
+        "out": str(out),
+    }
+    if not dry_run:
+        if out.exists():
+            raise ValueError(f"{out} exists already. Give another directory.")
+        out.mkdir(parents=True)
+        told["bytes"] = expand(archive, out / "model.safetensors", track=_steps(archive.entries, "expanding", console))
+        for one in [] if like is None else sorted((like / "model" if (like / "model").is_dir() else like).iterdir()):
+            if one.is_file() and one.suffix not in (".safetensors", ".feather") and one.name != "manifest.json":
+                shutil.copy2(one, out / one.name)
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(
+            f"{'would write' if dry_run else 'wrote'} {out}: {told['tensors']:,} tensors, {told['bytes']:,} bytes"
+        )
+
+
+def inspect(file: Path, *, picture: Path | None, as_json: bool) -> None:
+    """Says where the bytes of a file are.
+
+    Raises:
+        ValueError: the file is damaged, or `picture` is no name of a picture.
+    """
+    if picture is not None and picture.suffix != ".svg":
+        raise ValueError(f"`--picture` must end in .svg, the kind of picture that is drawn; got {picture}.")
+    account = inspect_archive(Archive(file))
+    if picture is not None:
+        write_atomically(picture, lambda out: out.write(draw(account, file.name).encode()))
+    if as_json:
+        typer.echo(json.dumps(asdict(account) | {"file": str(file)}))
+        return
+    Console().print(_table(account))
+    weights = sum(one.elements for one in account.rows)
+    typer.echo(
+        f"{account.num_bytes:,} bytes for {weights:,} elements of {account.decoded_bytes:,} bytes: "
+        f"{account.decoded_bytes / account.num_bytes:.1f} times smaller"
+    )
+
+
+def _plan(asked: Asked, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What would be done."""
+    lossless = asked.data is None and asked.target is None
+    names = [] if lossless else roundable(tensors)
+    mode = "lossless" if lossless else "rounded after training"
+    trials = 0 if lossless else len(BITS) * (HALVINGS if asked.target is None else 1)
+    return {
+        "model": str(asked.model),
+        "tensors": len(tensors),
+        "tensor_bytes": sum(one.nbytes for one in tensors.values()),
+        "mode": mode,
+        "rounded_tensors": len(names),
+        "trials": trials,
+        "coding": asked.coding,
+    }
+
+
+def _chosen(
+    asked: Asked, tensors: Mapping[str, Tensor], scores: Scores | None, console: Console
+) -> tuple[Mapping[str, Tensor], Trial | None]:
+    """The tensors to be written, and the setting that made them."""
+    if scores is None and asked.target is None:
+        return tensors, None
+    if not roundable(tensors):
+        console.print(
+            "note: every matrix has few values already (pruned, shared or rounded), so the file is lossless",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return tensors, None
+    search = None if scores is None else scores.search
+    before = None if search is None else search(tensors)
+    least = None if before is None or asked.max_loss is None else before - asked.max_loss
+    if asked.target is not None:
+        trials = within_bytes(tensors, search, most=0.97 * asked.target - 300)
+        count = len(BITS)
+    else:
+        assert search is not None
+        assert least is not None
+        trials, count = within_loss(tensors, search, least=least), len(BITS) * HALVINGS
+    done: Sequence[Trial] = list(tracker(console)(trials, "searching", count))
+    best = _best(asked, done, least)
+    return round_all(tensors, best.how), best
+
+
+def _best(asked: Asked, trials: Sequence[Trial], least: float | None) -> Trial:
+    """The smallest that loses little enough; of a target, the best that fits."""
+    if asked.target is None:
+        good = [one for one in trials if one.score is not None and least is not None and one.score >= least]
+        if not good:
+            raise ValueError(
+                f"no rounding of {len(trials)} keeps the loss within {asked.max_loss} points. Allow more with `--max-loss`, or "
+                "leave `--data` out for a lossless file."
+            )
+        return min(good, key=lambda one: one.estimated_bytes)
+    fits = [one for one in trials if one.estimated_bytes <= asked.target]
+    if not fits:
+        _check_target(asked, round(min(one.estimated_bytes for one in trials)))
+    if fits[0].score is None:
+        return fits[len(fits) // 2]
+    return max(fits, key=lambda one: one.score or 0.0)
+
+
+def _check_target(asked: Asked, size: int) -> None:
+    if asked.target is not None and size > asked.target:
+        asked.out.unlink(missing_ok=True)
+        raise ValueError(
+            f"the smallest file found has {size:,} bytes, more than the target of {asked.target:,}. Raise `--target`, or prune "
+            "while training: `featherlight run compress/...`."
+        )
+
+
+def _written(asked: Asked, tensors: Mapping[str, Tensor], console: Console) -> int:
+    pairs = tracker(console)(list(tensors.items()), "coding", len(tensors))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    return write_archive(asked.out, pairs, coding=asked.coding)
+
+
+def _steps(names: Iterable[str], what: str, console: Console) -> Callable[[str], object]:
+    """A listener that moves a bar on with each name."""
+    listed = list(names)
+    bar = iter(tracker(console)(listed, what, len(listed)))
+    return lambda name: next(bar, name)
+
+
+def _say(told: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(
+        f"wrote {told['out']}: {told['file_bytes']:,} bytes, {told['times']:.1f} times smaller than the "
+        f"tensors' {told['tensor_bytes']:,}"
+    )
+    if told["settings"] is not None:
+        step, bit = told["settings"]["step"], told["settings"]["bit"]
+        typer.echo(f"rounded to steps of {step:.3g} standard deviations, a bit worth {bit:.3g} squared steps")
+    if "after" in told:
+        typer.echo(f"{told['unit']}: {told['before']:.2f} before, {told['after']:.2f} after ({told['told']})")
+
+
+def _table(account: Account) -> Table:
+    """In the manner of table 4 of Han et al. 2016."""
+    columns = ("tensor", "shape", "coding", "kept %", "bits", "index", "value", "bytes")
+    table = Table(*columns, box=SIMPLE, padding=(0, 1), caption="bits: an element; index and value: one that is kept")
+    table.columns[0].overflow = "fold"
+    for one in account.rows:
+        kept = max(one.kept, 1)
+        table.add_row(
+            escape(one.name),
+            "x".join(str(n) for n in one.shape) or "-",
+            one.coding,
+            f"{100 * one.kept / max(one.elements, 1):.1f}",
+            f"{one.bits_per_element:.3f}",
+            f"{8 * one.index_bytes / kept:.2f}" if one.index_bytes else "-",
+            f"{8 * one.value_bytes / kept:.2f}" if one.num_bytes else "-",
+            f"{one.num_bytes:,}",
+        )
+    for name, size in account.other_bytes.items():
+        if size:
+            table.add_row(name, "", "", "", "", "", "", f"{size:,}")
+    table.add_row("file", "", "", "", "", "", "", f"{account.num_bytes:,}")
+    return table

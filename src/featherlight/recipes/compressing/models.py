@@ -1,0 +1,138 @@
+"""What is compressed: the tensors of a run, a model directory or a file, and, where data are given, how well they do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from featherlight.data.image_sets import load_images
+from featherlight.data.images import ImageSet
+from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.finetune import use
+
+_BATCH = 500
+_MOST_SEARCHED = 5000
+Score = Callable[[Mapping[str, Tensor]], float]
+"""How well a model does with some tensors, in points of 100; more is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well a model does with some tensors.
+
+    Attributes:
+        unit: what a point is, "accuracy in %".
+        search: by which settings are chosen.
+        test: what is told of the result.
+        told: which data these are, in words.
+    """
+
+    unit: str
+    search: Score
+    test: Score
+    told: str
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, of a model directory or of a run directory.
+
+    Raises:
+        ValueError: there are none, or they are damaged.
+    """
+    folder = path / "model" if (path / "model").is_dir() else path
+    files = [path] if path.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files or any(one.suffix != ".safetensors" for one in files):
+        raise ValueError(
+            f"there is no model at {path}. Name a run directory, a model directory with `*.safetensors`, or such a file; files "
+            "that need pickle are not read."
+        )
+    try:
+        return {name: one for file in files for name, one in load_file(file).items()}
+    except SafetensorError as error:
+        raise ValueError(f"the model at {path} is damaged ({error}). Copy it again.") from error
+
+
+def scores_of(path: Path, data: str, tensors: Mapping[str, Tensor], device: str | None = None) -> Scores:
+    """How a model is scored on some data.
+
+    Args:
+        path: of a run or a model directory of an image classifier or a text model.
+        data: images by name, file or folder; a labelled file or a text for a text model.
+        tensors: of the model as it is.
+        device: as for `default_device`, for text models.
+
+    Raises:
+        ValueError: the model cannot be built, or the data do not fit it.
+    """
+    if path.is_file():
+        raise ValueError(
+            f"{path} holds tensors alone, which cannot be run on data. Name its run or model directory, or drop `--data`."
+        )
+    if _is_text_model(path):
+        return _text_scores(path, data, device)
+    network = read_network(path)
+    images = load_images(data)
+    searched, tested, told = _parts(images.train, images.valid, images.test)
+    for one in (searched, tested):
+        if one.classes != network.classes:
+            raise ValueError(
+                f"the classes of {data} are {list(one.classes)[:10]}, and the model knows {list(network.classes)[:10]}."
+            )
+    network.model.load_state_dict(dict(tensors))
+    return Scores(
+        unit="accuracy in %",
+        search=lambda new: _accuracy(network.model, new, searched),
+        test=lambda new: _accuracy(network.model, new, tested),
+        told=told,
+    )
+
+
+def _is_text_model(path: Path) -> bool:
+    folder = path / "model" if (path / "model").is_dir() else path
+    return (folder / "tokenizer.json").is_file() or (folder / "modules.json").is_file()
+
+
+def _parts(train: ImageSet, valid: ImageSet | None, test: ImageSet | None) -> tuple[ImageSet, ImageSet, str]:
+    """Images to choose by, and other images to tell the result on."""
+    if test is not None:
+        chosen = valid if valid is not None else train
+        rows = torch.arange(len(chosen))[-_MOST_SEARCHED:]
+        name = "validation" if valid is not None else "training"
+        return chosen.take(rows), test, f"chosen on {len(rows):,} {name} images, told on {len(test):,} test images"
+    rows = torch.arange(len(train))
+    return train.take(rows[::2]), train.take(rows[1::2]), "chosen on one half of the images, told on the other"
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, tensors: Mapping[str, Tensor], images: ImageSet) -> float:
+    model.load_state_dict(dict(tensors))
+    right = 0
+    for start in range(0, len(images), _BATCH):
+        rows = slice(start, start + _BATCH)
+        right += int((model(images.floats(rows)).argmax(1) == images.labels[rows]).sum())
+    return 100 * right / len(images)
+
+
+def _text_scores(path: Path, data: str, device: str | None) -> Scores:
+    trained = use.load_trained(path, device=device)
+    trained = replace(trained, loaded=trained.loaded)
+    language = trained.labels is None
+
+    def score(tensors: Mapping[str, Tensor]) -> float:
+        own = trained.loaded.model.state_dict()
+        trained.loaded.model.load_state_dict({k: v for k, v in tensors.items() if k in own}, strict=False)
+        found = use.evaluate(trained, data, text=(), label=None, allow_truncation=True)
+        if language:
+            return -100 * found["loss"]
+        return 100 * found.get("accuracy", found.get("pearson", 0.0))
+
+    unit = "loss in hundredths" if language else ("correlation in %" if _is_regression(trained) else "accuracy in %")
+    return Scores(unit=unit, search=score, test=score, told=f"chosen and told on the same rows of {data}")
+
+
+def _is_regression(trained: use.Trained) -> bool:
+    return trained.labels is not None and trained.labels.is_regression

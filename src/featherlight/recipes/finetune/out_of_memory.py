@@ -1,0 +1,129 @@
+"""When a fine-tune runs out of memory: what took it, and what to do, with the savings computed."""
+
+import gc
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.runner import Plan
+
+_MOST_REMEDIES = 3
+_FAILED = 1
+
+
+@dataclass
+class Again:
+    """What is to be run after all; None is nothing."""
+
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """One way out.
+
+    Attributes:
+        flags: to be added to the command.
+        config: with them.
+        saved: bytes of the predicted peak that it saves.
+    """
+
+    flags: str
+    config: FinetuneConfig
+    saved: int
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, torch's on a CPU, or a device's."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text or "can't allocate memory" in text or "bad_alloc" in text)
+    )
+
+
+@contextmanager
+def explained_out_of_memory(plan: Plan, console: Console, *, auto_retry: bool) -> Iterator[Again]:
+    """Inside the block a fine-tune is run; if it runs out of memory, that is explained, and the block ends.
+
+    Args:
+        plan: of the one run.
+        console: where people look.
+        auto_retry: hands the first remedy back as a plan, in a directory beside; else the command ends with code 1.
+    """
+    again = Again()
+    failed = False
+    try:
+        yield again
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = True
+    if not failed:
+        return
+    gc.collect()  # the model went with the error
+    config = plan.variants[0].config
+    assert isinstance(config, FinetuneConfig)
+    found = _tell(config, plan.path, console)
+    if not (auto_retry and found):
+        raise typer.Exit(_FAILED)
+    path = plan.path.with_name(plan.path.name + "-retry")
+    console.print(f"again with {found[0].flags}, in {path}", highlight=False, markup=False, soft_wrap=True)
+    again.plan = replace(plan, variants=[replace(plan.variants[0], config=found[0].config)], path=path)
+
+
+def explain(config: FinetuneConfig) -> tuple[str, list[Remedy]]:
+    """What the steps of a fine-tune take, as a sentence, and up to three remedies, the least different first."""
+    from featherlight.recipes.plan.choice import in_gib, predict
+    from featherlight.recipes.plan.fitting import as_it_is, remedies, subject_of_config
+
+    subject = subject_of_config(config)
+    now = predict(subject, as_it_is(config), subject.rows, memory=None, rate=1.0)
+    largest = sorted(now.step.categories.items(), key=lambda one: -one[1])
+    parts = ", ".join(f"{name} {in_gib(size)}" for name, size in largest if size >= now.step.peak // 100)
+    sentence = f"a step is predicted to take {in_gib(now.step.peak)} of tensors at its peak: {parts}"
+    found = []
+    for way, flags in remedies(config):
+        row = predict(subject, way, subject.rows, memory=None, rate=1.0)
+        changed = replace(
+            config,
+            method=way.method,  # pyright: ignore[reportArgumentType]
+            trainable=way.trainable,
+            micro_batch=way.micro_batch,
+        )
+        found.append(Remedy(flags=flags, config=changed, saved=now.step.peak - row.step.peak))
+    return sentence, [one for one in found if one.saved > now.step.peak // 50][:_MOST_REMEDIES]
+
+
+def _without_place(words: list[str]) -> list[str]:
+    """A command without the directory that it runs in."""
+    kept = [one for number, one in enumerate(words) if one != "--out" and words[number - 1] != "--out"]
+    return [one for one in kept if one != "--auto-retry"]
+
+
+def _tell(config: FinetuneConfig, path: Path, console: Console) -> list[Remedy]:
+    from featherlight.recipes.plan.choice import in_gib
+
+    def say(line: str, style: str = "") -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
+
+    say("error: the memory is used up.", "red")
+    try:
+        sentence, found = explain(config)
+    except MemoryError:
+        say("There is not even enough left to say what took it. Use `--method zo`, or a smaller model.")
+        return []
+    say(f"{sentence}.")
+    typed = "featherlight " + shlex.join(_without_place(sys.argv[1:]))
+    for one in found:
+        say(f"saves {in_gib(one.saved)}:\n  {typed} {one.flags} --out {path.with_name(path.name + '-retry')}")
+    if not found:
+        say("No other setting takes much less; shorten the rows (`--set max_length=`), or take a smaller model.")
+    return found

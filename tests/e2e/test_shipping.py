@@ -1,0 +1,87 @@
+"""compress, expand, inspect and verify, as a user meets them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from featherlight.archive import Archive
+from tests.e2e.command_line import Ended
+from tests.e2e.digits_runs import DIGITS
+
+pytest.importorskip("numba")
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.e2e.command_line import call
+
+    path = tmp_path_factory.mktemp("digits") / "run"
+    assert call([*DIGITS, "--out", str(path)]).code == 0
+    return path
+
+
+def test_a_run_is_compressed_without_loss_looked_into_checked_and_expanded(
+    run: Run, trained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.feather"
+    planned = run("compress", trained, "--out", file, "--dry-run", "--json")
+    assert json.loads(planned.out)["mode"] == "lossless"
+    assert not file.exists()
+    done = run("compress", trained, "--out", file)
+    assert "without `--data` nothing can be measured, so the file is lossless" in done.err
+    assert f"{file.stat().st_size:,} bytes" in done.out
+    assert "exists already" in run("compress", trained, "--out", file).err
+    run("expand", file, "--out", tmp_path / "x", "--like", trained)
+    before, after = load_file(trained / "model/model.safetensors"), load_file(tmp_path / "x/model.safetensors")
+    assert all(torch.equal(one, after[name]) for name, one in before.items())
+    assert (tmp_path / "x/config.json").read_text() == (trained / "model/config.json").read_text()
+    account = json.loads(run("inspect", file, "--json", "--picture", tmp_path / "a.svg").out)
+    assert (
+        sum(one["num_bytes"] for one in account["rows"]) + sum(account["other_bytes"].values()) == file.stat().st_size
+    )
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    assert "head.weight" in run("inspect", file).out
+    assert run("verify", file).code == 0
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert run("verify", file).code == 4
+    assert "was cut off or changed" in run("expand", file, "--out", tmp_path / "y").err
+
+
+def test_loss_on_data_is_bounded_and_told_or_bytes_are(run: Run, trained: Path, tmp_path: Path) -> None:
+    told = json.loads(
+        run("compress", trained, "--data", "digits", "--max-loss", 2, "--out", tmp_path / "a.feather", "--json").out
+    )
+    assert told["file_bytes"] == (tmp_path / "a.feather").stat().st_size < told["tensor_bytes"] / 3
+    assert told["before"] - told["after"] < 8
+    assert told["told"] == "chosen on one half of the images, told on the other"
+    told = json.loads(run("compress", trained, "--target", "4KB", "--out", tmp_path / "b.feather", "--json").out)
+    assert told["file_bytes"] <= 4000
+    assert "after" not in told
+    assert Archive(tmp_path / "b.feather").entries.keys() == Archive(tmp_path / "a.feather").entries.keys()
+    impossible = run("compress", trained, "--target", "200B", "--out", tmp_path / "c.feather")
+    assert impossible.code == 2
+    assert "more than the target of 200" in impossible.err
+    assert not (tmp_path / "c.feather").exists()
+
+
+def test_bad_input_gets_a_sentence(run: Run, trained: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "a.feather")
+    tensors = trained / "model/model.safetensors"
+    for arguments, sentence in (
+        (("compress", tmp_path, *out), "there is no model at"),
+        (("compress", tensors, *out, "--data", "digits"), "holds tensors alone"),
+        (("compress", trained, *out, "--max-loss", "1"), "so it needs `--data`"),
+        (("compress", trained, *out, "--target", "small"), "a size such as 50KB"),
+        (("inspect", tensors), "does not begin as such a file does"),
+        (("inspect", tmp_path / "none"), "there is no file"),
+    ):
+        ended = run(*arguments)
+        assert ended.code == 2
+        assert sentence in ended.err

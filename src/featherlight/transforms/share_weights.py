@@ -208,7 +208,8 @@ class _LookedUp(torch.autograd.Function):
         summed = torch.zeros(ctx.num_codes + 1, dtype=torch.float64, device=gradient.device)
         summed.index_add_(0, index.flatten(), gradient.flatten().double())
         if ctx.importance.numel():
-            ctx.importance.mul_(_MEMORY).addcmul_(gradient, gradient, value=1 - _MEMORY)
+            square = gradient.square()  # not finite where a scaled loss overflowed, whose step is skipped
+            ctx.importance.lerp_(square.where(square.isfinite().all(), ctx.importance), 1 - _MEMORY)
         return gradient if ctx.needs_input_grad[0] else None, summed[1:].to(gradient.dtype), None, None
 
 

@@ -21,8 +21,8 @@ class Float8Kernels:
     def __init__(self) -> None:
         if find_spec("torchao") is None:
             raise ValueError(
-                "float8 kernels come with the package torchao, which is not installed. Run: pip install torchao; or take the "
-                "format fp8, which emulates them on any machine."
+                "float8 kernels come with the package torchao, which is not installed. Run: pip install "
+                "'featherlight[float8]'; or take the format fp8, which emulates them on any machine."
             )
 
     def prepare(self, model: nn.Module) -> None:

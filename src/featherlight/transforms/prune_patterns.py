@@ -3,6 +3,7 @@
 A pattern is asked anew at each update of a schedule, with the share of its sparsity that is due by then.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -101,8 +102,6 @@ class PerLayer:
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
         """Raises ValueError if a pattern fits no weight, with those that are near it."""
-        import difflib
-
         for pattern in self.sparsities:
             if not any(fnmatchcase(name, pattern) for name in weights):
                 near = difflib.get_close_matches(pattern, list(weights), n=3, cutoff=0.3) or list(weights)[:3]

@@ -1,6 +1,8 @@
 """Learned optimizers from end to end, by the command line: report, rule file, and a run that is taken up."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -42,21 +44,27 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_rule(run, tmp_path, monkeypat
     command = ("run", "learned/smooth-nonconvex", *TINY, *small, "--set", f"method={method}")
     monkeypatch.setattr(module, "sections", lambda learning: ())
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*command, "--out", whole).code == 0
-    real = module.LearningRun.objective
+    real, interrupt = module.LearningRun.objective, False
 
-    def interrupted(self, step, meter):
-        if step == 2:
-            raise KeyboardInterrupt
+    def observed(self, step, meter):
+        if step == 1:
+            self._count_dropped([0])
+        if step == 2 and interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
         return real(self, step, meter)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module.LearningRun, "objective", interrupted)
-        assert run(*command, "--out", parts).code != 0
-    assert run(*command, "--out", parts).code == 0
+    monkeypatch.setattr(module.LearningRun, "objective", observed)
+    assert run(*command, "--out", whole).code == 0
+    interrupt = True
+    stopped = run(*command, "--out", parts)
+    assert stopped.code == 130, stopped.err
+    interrupt = False
+    resumed = run(*command, "--out", parts)
+    assert "resumed at step 3" in resumed.out + resumed.err
     one, other = (load_rule(path / "model" / "rule.safetensors").state_dict() for path in (whole, parts))  # pyright: ignore
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [read_run(path).evals[-1].values["dropped tasks"] for path in (whole, parts)] == [1, 1]
 
 
 def test_a_dry_run_says_what_would_be_learned(run, tmp_path):

@@ -63,7 +63,7 @@ class Budget:
 
     def text(self) -> str:
         """The budget for people."""
-        steps = None if self.steps is None else f"{self.steps:,} steps"
+        steps = None if self.steps is None else f"{self.steps:,} step{'' if self.steps == 1 else 's'}"
         minutes = None if self.minutes is None else f"{self.minutes:g} minutes"
         return " or ".join(one for one in (steps, minutes) if one is not None)
 

@@ -39,6 +39,16 @@ def test_the_linear_rival_finds_a_linear_system_and_runs_on_its_own_outputs():
     assert found.past
 
 
+def test_orders_that_a_short_record_cannot_tell_are_left_out():
+    u, y = (torch.from_numpy(one).float() for one in system(24))
+    whole = Record(inputs=u, outputs=y)
+    found = fit_linear(Records(train=whole.part(0, 0.6), valid=whole.part(0.6, 1.0), test=whole), washout=2)
+    assert (found.past, found.inputs) in {(0, 2), (0, 4), (1, 2), (2, 2)}
+    assert root_mean_square(found.simulate(whole.inputs), whole, 2) < root_mean_square(torch.zeros(24, 2), whole, 2)
+    tiny = Records(train=whole.part(0, 0.2), valid=whole.part(0.6, 1.0), test=whole)
+    assert (fit_linear(tiny, washout=2).past, fit_linear(tiny, washout=2).inputs) == (0, 2)
+
+
 def test_a_rival_that_runs_off_is_not_taken():
     growing = LinearModel(past=1, inputs=1, weights=torch.tensor([[3.0], [1.0], [0.0]], dtype=torch.float64))
     told = growing.simulate(torch.ones(3, 1))

@@ -50,13 +50,17 @@ class LinearModel:
 def fit_linear(records: Records, *, washout: int) -> LinearModel:
     """Least squares on the training record, of the order that tells the validation record best on its own outputs.
 
+    Orders with more unknowns than equations are left out; where that leaves none, it is the smallest solution of the lowest.
+
     Args:
         records: of the system.
         washout: samples at the beginning that are not scored.
 
     Source: Ljung 1999, section 4.2 (ARX).
     """
-    models = [_fit(records.train, past, inputs) for past, inputs in _ORDERS]
+    train = records.train
+    told = [order for order in _ORDERS if len(train.outputs) >= _least_samples(train, *order)]
+    models = [_fit(train, *order) for order in told or _ORDERS[:1]]
     errors = torch.tensor(
         [root_mean_square(one.simulate(records.valid.inputs), records.valid, washout) for one in models]
     )
@@ -66,6 +70,11 @@ def fit_linear(records: Records, *, washout: int) -> LinearModel:
 def root_mean_square(told_TK: Tensor, record: Record, washout: int) -> float:
     """Of the error after the washout, over all outputs."""
     return float((told_TK.double() - record.outputs.double())[washout:].square().mean().sqrt())
+
+
+def _least_samples(record: Record, past: int, inputs: int) -> int:
+    """As many equations as there are unknowns for each output, behind the samples that are looked back at."""
+    return max(past, inputs) + past * record.outputs.shape[1] + inputs * record.inputs.shape[1] + 1
 
 
 def _fit(record: Record, past: int, inputs: int) -> LinearModel:

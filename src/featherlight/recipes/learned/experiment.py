@@ -13,7 +13,7 @@ from featherlight.recipes.learned.guarded import run_guarded
 from featherlight.recipes.learned.problems import PROBLEMS
 from featherlight.recipes.learned.rules import LEARNERS
 from featherlight.recipes.learned.sections import sections
-from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace
+from featherlight.trainer import SCHEDULES, Evaluation, Experiment, Stage, Workspace, weights_digest
 from featherlight.trainer.loop import Budget
 
 _HELD_OUT, _TUNING, _POOL, _OUTSIDE = (1 << 40) + 1, (1 << 40) + 2, (1 << 40) + 3, 1 << 41
@@ -46,6 +46,7 @@ def build_experiment(config: LearnedConfig, workspace: Workspace) -> Experiment:
         facts=learning.facts(),
         write_model=learning.write_model,
         sections=lambda: sections(learning),
+        origin={"data": learning.held_out_digest()},
     )
 
 
@@ -59,7 +60,7 @@ class LearningRun:
         rule: what is learned.
         held_out: tasks that are not learned on.
         meter: of the run, once a step is asked for.
-        dropped: tasks that were not finite and were dropped so far.
+        dropped: tasks that were not finite and were dropped so far, (); a buffer of the rule, so that a save keeps it.
     """
 
     def __init__(self, config: LearnedConfig) -> None:
@@ -69,7 +70,8 @@ class LearningRun:
         self.held_out = self.problems.held_out.sample(config.held_out, self.generator(_HELD_OUT))
         self.rule = self.learner.rule(config, [p[0] for p in self.held_out.starts])
         self.meter = Meter()
-        self.dropped = 0
+        self.dropped = torch.zeros((), dtype=torch.int64)
+        self.rule.register_buffer("dropped_tasks", self.dropped, persistent=False)
         self._pool: Tasks | None = None
 
     def objective(self, step: int, meter: Meter) -> Objective:
@@ -110,6 +112,12 @@ class LearningRun:
         path.mkdir(parents=True)
         points = [p[0] for p in self.held_out.starts]
         save_rule(path / "rule.safetensors", self.rule, points, about=self.problems.about)
+
+    def held_out_digest(self) -> str:
+        """Of the held-out tasks, which differ wherever the data of the class do."""
+        tasks = self.held_out
+        starts = {f"starts[{number}]": start for number, start in enumerate(tasks.starts)}
+        return weights_digest({**starts, **tasks.data, **{f"shared {name}": one for name, one in tasks.shared.items()}})
 
     def tuning(self) -> Tasks:
         """Tasks of the class that rivals are tuned on."""

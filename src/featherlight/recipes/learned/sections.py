@@ -138,7 +138,7 @@ def _paid(learning: LearningRun, entrants: Mapping[str, Entrant], gaps: Mapping[
     return Section(
         title="When meta-training has paid for itself",
         text=f"Meta-training took {entrants[_GUARDED].cost:,} gradient evaluations of tasks, where one that is differentiated "
-        f"counts twice; {learning.dropped} tasks were not finite and were dropped. A rival that does not reach the target is "
+        f"counts twice; {int(learning.dropped)} tasks were not finite and were dropped. A rival that misses the target is "
         f"taken to do so after {limit} evaluations. What tuning the rival took is not set off.",
         blocks=(
             Table(

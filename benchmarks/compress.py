@@ -3,6 +3,7 @@
     python benchmarks/compress.py --part coder      # LeNet-300-100 and LeNet-5-Caffe, pruned and shared on the spot
     python benchmarks/compress.py --part decode
     python benchmarks/compress.py --part lossless   # MiniLM-L6, which an installed package carries
+    python benchmarks/compress.py --part damage     # 100,000 random corruptions of a file
 
 Times are seconds of one core's work, not of the clock. `--short` takes one seed and fewer rounds.
 """
@@ -22,6 +23,7 @@ PARTS = {
     "coder": compress_coders.coder,
     "decode": compress_coders.decode,
     "lossless": compress_coders.lossless,
+    "damage": compress_coders.damage,
 }
 
 

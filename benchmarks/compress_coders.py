@@ -78,6 +78,41 @@ def lossless(*, short: bool) -> tuple[list[Row], Targets]:
     return rows, goals
 
 
+def damage(*, short: bool) -> tuple[list[Row], Targets]:
+    """Random damage to the file of a pruned LeNet-300-100: bytes that are changed, cut out, doubled or put in."""
+    content, rng = b"", np.random.default_rng(0)
+    found = dict.fromkeys(("changed", "cut out", "put in", "cut off"), 0)
+    told = dict(found)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.feather"
+        write_archive(path, pruned("LeNet-300-100"))
+        content = path.read_bytes()
+        for _ in range(2_000 if short else 100_000):
+            kind = list(found)[int(rng.integers(4))]
+            damaged = _damaged(content, kind, rng)
+            if damaged == content:
+                continue
+            path.write_bytes(damaged)
+            told[kind] += 1
+            try:
+                Archive(path)
+            except ValueError:
+                found[kind] += 1
+    rows: list[Row] = [{"kind": kind, "tried": told[kind], "found": found[kind]} for kind in found]
+    missed = sum(told.values()) - sum(found.values())
+    return rows, [target("random damage that was not found", missed, "<=", 0, "files")]
+
+
+def _damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
+    start, size = int(rng.integers(len(content))), int(rng.integers(1, 65))
+    noise = rng.integers(256, size=size, dtype=np.uint8).tobytes()
+    if kind == "changed":
+        return content[:start] + noise[: len(content) - start] + content[start + size :]
+    if kind == "cut out":
+        return content[:start] + content[start + size :]
+    return content[:start] + (noise + content[start:] if kind == "put in" else b"")
+
+
 def _coder_row(name: str, seed: int) -> Row:
     tensors = {key: one for key, one in pruned(name, seed=seed).items() if one.dim() > 1}
     sorted_units = sort_hidden_units(pruned(name, seed=seed), CHAINS[name])

@@ -165,12 +165,13 @@ def predict_or_measure(
     optimizer: Callable[[nn.Module], Optimizer],
     *,
     training: bool = True,
+    steps: int = STEPS,
 ) -> StepMemory:
     """As `predict_step`; a model that cannot be followed is run for a step instead, which `measured` then says."""
     try:
-        return predict_step(model, batch, objective, optimizer, training=training)
+        return predict_step(model, batch, objective, optimizer, training=training, steps=steps)
     except UntraceableError as error:
-        return measure_step(model, batch, objective, optimizer, reason=str(error), training=training)
+        return measure_step(model, batch, objective, optimizer, reason=str(error), training=training, steps=steps)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -40,12 +40,14 @@ class Remedy:
     saved: int
 
 
+_SIGNS = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a primitive")
+"""What torch, its allocator, the C++ library and oneDNN say where memory ran out."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's, torch's on a CPU, or a device's."""
-    text = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text or "bad_alloc" in text)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
     )
 
 

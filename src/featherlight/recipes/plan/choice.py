@@ -1,13 +1,14 @@
 """Each way with its predicted peak and estimated time, and which one to take."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from featherlight.planner.fitting import largest_that_fits
-from featherlight.planner.memory import StepMemory, predict_or_measure
+from featherlight.planner.memory import STEPS, StepMemory, predict_or_measure
 from featherlight.planner.process import ProcessMemory, predict_process
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.plan.subject import Subject, objective_of, optimizer_of
@@ -56,8 +57,9 @@ def predict(
     followed = rows if way.micro_batch is None else min(rows, _PASSES * way.micro_batch)
     case = subject.case(way, followed)
     training = way.method == "sgd" or METHODS[way.method].dropout
+    steps = 1 if way.method == "zo" else STEPS  # it keeps no state
     step = predict_or_measure(
-        case.model, case.batch, objective_of(way, case), optimizer_of(way, case, rows), training=training
+        case.model, case.batch, objective_of(way, case), optimizer_of(way, case, rows), training=training, steps=steps
     )
     if followed < rows:
         step = _of_all_rows(step, followed, rows)
@@ -119,18 +121,13 @@ def largest_pass(subject: Subject, way: Way, memory: int, baseline: int) -> Way 
     return whole if found == subject.rows else micro_batched(whole, found)
 
 
-def require_weights_fit(rows: Iterable[Row], memory: int) -> None:
+def require_weights_fit(model: nn.Module, baseline: int, memory: int) -> None:
     """Raises ValueError where the memory is less than Python, torch and the weights take."""
-    found = list(rows)
-    least = min(
-        row.process.baseline + (row.step.categories["weights"] if row.process.tensors == row.step.peak else 0)
-        for row in found
-    )
+    least = baseline + sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     if memory < least:
-        smallest = min(row.process.total for row in found)
         raise ValueError(
             f"`--memory` is {in_gib(memory)}, and Python, torch and the weights alone take {in_gib(least)}, so this model cannot "
-            f"even be held. Give at least {in_gib(smallest)}, which the smallest way takes, or take a smaller model."
+            "even be held. Give more than that, or take a smaller model."
         )
 
 

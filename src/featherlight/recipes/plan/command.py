@@ -77,8 +77,6 @@ def plan(asked: Asked, *, as_json: bool, console: Console) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         subject = subject_of(asked, Path(scratch))
         rows = predicted(subject, memory, console)
-    if memory is not None:
-        require_weights_fit(rows, memory)
     best, reason = recommend(rows)
     most = None
     if memory is not None and best is not None:
@@ -105,19 +103,16 @@ def subject_of(asked: Asked, scratch: Path) -> Subject:
 def predicted(subject: Subject, memory: int | None, console: Console) -> list[Row]:
     """All ways, predicted, with a bar."""
     rate = machine_rate()
-    baseline = settled_baseline(subject)
+    whole = subject.case(FULL, 1)
+    baseline = resident_bytes()
+    if memory is not None:
+        require_weights_fit(whole.model, 0 if whole.loaded else baseline, memory)
     chosen = ways(subject.rows, is_text=subject.is_text)
     track = tracker(console)
     return [
         predict(subject, way, subject.rows, memory=memory, rate=rate, baseline=baseline)
         for way in track(chosen, "predicting", len(chosen))
     ]
-
-
-def settled_baseline(subject: Subject) -> int:
-    """What this process takes once all that a plan imports is there."""
-    subject.case(FULL, 1)
-    return resident_bytes()
 
 
 def _num_outputs(asked: Asked) -> int:

@@ -30,8 +30,9 @@ def fit_to_memory(config: FinetuneConfig, display: Display) -> tuple[FinetuneCon
     memory = parse_size(config.memory)
     display.say(f"planning for {in_gib(memory)}")
     subject = subject_of_config(config)
-    subject.case(FULL, 1)
+    model = subject.case(FULL, 1).model
     baseline = resident_bytes()
+    require_weights_fit(model, baseline, memory)
     tried = []
     for way in ways_of_config(config):
         found = largest_pass(subject, way, memory, baseline)
@@ -42,7 +43,6 @@ def fit_to_memory(config: FinetuneConfig, display: Display) -> tuple[FinetuneCon
         predict(subject, replace(way, micro_batch=1), subject.rows, memory=memory, rate=1.0, baseline=baseline)
         for way in tried
     ]
-    require_weights_fit(smallest, memory)
     least = min(smallest, key=lambda row: row.process.total)
     raise ValueError(
         f"`memory` is {config.memory}, and no way of training fits: {least.way.title}, one row a pass, is predicted to take "
@@ -65,7 +65,7 @@ def ways_of_config(config: FinetuneConfig) -> list[Way]:
             lora=config.lora,
         )
         return [way]
-    runnable = (way for way in ways(1, is_text=True) if way.flags is not None)
+    runnable = (way for way in ways(2, is_text=True) if way.flags is not None and way.micro_batch is None)
     if not fixed:
         return list(runnable)
     return [
@@ -80,10 +80,12 @@ def subject_of_config(config: FinetuneConfig) -> TextSubject:
     outputs, length = None, _LM_LENGTH
     if config.task != "lm":
         rows = load_text(config.train, text_columns=config.text, label_column=config.label)
+        if rows.labels is None:
+            raise ValueError(
+                f"{rows.source} has no label column. Name it with `--label`, or use `--task lm` for plain text."
+            )
         regression = {"regression": True, "classification": False}.get(config.task)
-        outputs = Labels.fit(
-            rows.labels or (), regression=regression, source=f"the labels of {config.train}"
-        ).num_outputs
+        outputs = Labels.fit(rows.labels, regression=regression, source=f"the labels of {config.train}").num_outputs
         with quiet_loading():
             tokenizer: Any = AutoTokenizer.from_pretrained(resolve_model(config.model))
         most = min(config.max_length or tokenizer.model_max_length, tokenizer.model_max_length, 1 << 20)

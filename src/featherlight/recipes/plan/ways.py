@@ -59,7 +59,8 @@ NOTES = (
 
 def ways(rows: int, *, is_text: bool) -> list[Way]:
     """The ways for a batch of so many rows, best first; of ready-made models only those that leave the model as it is."""
-    found = [FULL, *([] if rows == 1 else [micro_batched(FULL, max(1, rows // 4)), micro_batched(FULL, 1)])]
+    passes = sorted({max(1, rows // 4), 1} - {rows}, reverse=True)
+    found = [FULL, *(micro_batched(FULL, one) for one in passes)]
     found += [
         Way(
             key="bf16",
@@ -79,11 +80,10 @@ def ways(rows: int, *, is_text: bool) -> list[Way]:
     ]
     if is_text:
         found += _of_text(rows)
-    found.append(
-        Way(key="zo", title="forward passes alone (zo)", method="zo", quality=_FORWARD, rank=5, flags="--method zo")
-    )
     if rows > 1:
-        found.append(micro_batched(found[-1], 1))
+        found.append(
+            Way(key="zo", title="forward passes alone (zo)", method="zo", quality=_FORWARD, rank=5, flags="--method zo")
+        )
     return sorted(found, key=lambda way: way.rank)
 
 

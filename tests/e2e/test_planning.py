@@ -1,0 +1,154 @@
+"""`plan`, and fine-tunes within a memory, as a user meets them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+STARVED = """
+import resource, sys
+from pathlib import Path
+
+import peft, torch, torch._dynamo
+from transformers import BertForSequenceClassification, BertModel
+
+from featherlight import cli
+from featherlight.recipes.finetune import experiment, out_of_memory
+from featherlight.recipes.plan import choice, fitting
+
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv = ["featherlight", *sys.argv[2:]]
+cli.main()
+"""
+"""The command line, in a process that may take so many bytes more than it has taken when all is imported."""
+
+
+def test_a_config_alone_is_planned(run, models, tmp_path):
+    (tmp_path / "bare").mkdir()
+    shutil.copy(models / "gpt2" / "config.json", tmp_path / "bare")
+    done = run(
+        "plan", "--model", tmp_path / "bare", "--task", "lm", "--batch", 4, "--length", 16, "--memory", "8GiB", "--json"
+    )
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    ways = {way["key"]: way for way in told["ways"]}
+    assert told["recommended"] == "adamw"
+    assert told["largest_batch"] >= 2
+    assert {"adamw", "adamw/1", "bf16", "lora", "last:2", "sgd", "zo"} <= ways.keys()
+    assert ways["zo"]["peak"] < ways["adamw"]["peak"]
+    assert ways["adamw/1"]["peak"] < ways["adamw"]["peak"]
+    assert ways["sgd"]["categories"]["optimizer"] < ways["adamw"]["categories"]["optimizer"]
+    assert all(way["measured"] is None and way["process"] > way["peak"] for way in told["ways"])
+    assert all(sum(way["categories"].values()) == way["peak"] for way in told["ways"])
+
+
+def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_to_plan.py").write_text(
+        "import torch\n"
+        "def mine():\n"
+        "    batch = {'x': torch.ones(4, 3)}\n"
+        "    return torch.nn.Linear(3, 1), batch, lambda model, batch: model(batch['x']).square().sum(1)\n"
+        "def wrong():\n"
+        "    return torch.nn.Linear(3, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run("plan", "--model", "mine_to_plan:mine", "--batch", 32)
+    assert done.code == 0, done.err
+    assert "mine_to_plan:mine: 32 rows a step" in " ".join(done.out.split())
+    assert "recommended (*): AdamW" in done.err
+    wrong = run("plan", "--model", "mine_to_plan:wrong")
+    assert wrong.code == 2
+    assert "needs `(model, batch, loss)`" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--batch", 0), "`--batch` must be at least 1; got 0"),
+        (("--length", -3), "`--length` must be at least 1; got -3"),
+        (("--length", 4000), "is more than"),
+        (("--memory", "lots"), "`lots` is no amount of memory"),
+        (("--device", "cuda"), "so a plan is for the CPU"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(run, models, extra, said):
+    done = run("plan", "--model", models / "bert", *extra)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_memory_below_the_weights_is_told_with_the_least(run, models, reviews, tmp_path):
+    done = run(
+        "finetune",
+        "--model",
+        models / "bert",
+        "--train",
+        reviews,
+        "--label",
+        "feeling",
+        "--memory",
+        "1MiB",
+        "--method",
+        "auto",
+    )
+    assert done.code == 2
+    assert "so this model cannot even be held. Give more than that" in done.err
+    without = run("finetune", "--model", models / "bert", "--train", reviews, "--method", "auto")
+    assert "which is not given. Say `--memory 4GiB`" in without.err
+
+
+def test_the_recommendation_is_run_and_stands_in_what_is_left(run, models, reviews, tmp_path):
+    out = tmp_path / "run"
+    words = ("--memory", "8GiB", "--method", "auto", "--steps", 2, "--out", out)
+    done = run("finetune", "--model", models / "bert", "--train", reviews, "--label", "feeling", *words)
+    assert done.code == 0, done.err
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert (config["method"], config["memory"]) == ("adamw", "8GiB")
+    assert tomllib.loads((out / "asked.toml").read_text())["method"] == "auto"
+    summary = json.loads((out / "summary.json").read_text())
+    assert "8GiB asked; AdamW, 16 rows of up to" in summary["facts"]["memory"]
+    page = (out / "report.html").read_text()
+    assert "Memory over the first two steps" in page
+    assert "measured" in page
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="sizes of processes are read from /proc")
+def test_out_of_memory_is_explained_and_the_first_remedy_is_run(models, tmp_path):
+    rows = [{"text": "good film the plot was very fine " * 3 + str(n), "label": n % 2} for n in range(1500)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["finetune", "--model", str(models / "bert"), "--train", str(tmp_path / "rows.jsonl"), "--method", "adamw"]
+    words += [
+        "--batch",
+        "1200",
+        "--steps",
+        "1",
+        "--set",
+        "evaluations=1",
+        "--no-head-start",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, "300000000", *words, "--auto-retry"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}"},
+        check=False,
+    )
+    said = " ".join(done.stderr.split())
+    assert "Traceback" not in said
+    assert "the memory is used up" in said
+    assert "of tensors at its peak: activations" in said
+    assert said.count("saves ") == 3
+    assert "--set micro_batch=300" in said
+    assert done.returncode == 0, said
+    assert tomllib.loads((tmp_path / "run-retry" / "config.toml").read_text())["micro_batch"] == 300

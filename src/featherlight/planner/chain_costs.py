@@ -31,10 +31,15 @@ from featherlight.transforms.recorded_call import RecordedCall, random_state_kep
 Loss = Callable[[], Tensor]
 """Runs the model on a batch and returns the loss, (): what a step goes backward from."""
 
+Clock = Callable[[], float]
+"""Seconds since some time."""
+
 _MARGIN = 4096  # bytes of single numbers that a step makes here and there
 
 
-def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeats: int = 3) -> Chain:
+def measure_chain(
+    model: nn.Module, stages: Sequence[str], loss: Loss, *, repeats: int = 3, clock: Clock = time.perf_counter
+) -> Chain:
     """Measures the costs of a chain within a model: bytes by the profiler or the allocator, times as the fastest of some runs.
 
     Args:
@@ -42,6 +47,7 @@ def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeat
         stages: names of the modules of the chain, in the order in which the model calls them.
         loss: one forward pass of the model to its loss, ().
         repeats: of the timings.
+        clock: that times are read from; `time.process_time` on one thread of a machine that does other things too.
 
     Returns:
         The stages, between a first one, that stands for all that the model does before them, and a last one, for what comes after
@@ -61,11 +67,11 @@ def measure_chain(model: nn.Module, stages: Sequence[str], loss: Loss, *, repeat
             f"memory is measured on a CPU or with CUDA; the model is on {device}. Plan it on one of these."
         )
     with _left_as_it_is(model):
-        _Measuring(model, stages, None).run(loss)
+        _Measuring(model, stages, None, clock).run(loss)
         with memory_marks(device) as marks:
-            sized = _Measuring(model, stages, marks)
+            sized = _Measuring(model, stages, marks, clock)
             sized.run(loss)
-        timed = [_Measuring(model, stages, None) for _ in range(repeats)]
+        timed = [_Measuring(model, stages, None, clock) for _ in range(repeats)]
         for one in timed:
             one.run(loss)
     seconds = [_fastest([one.seconds[stage] for one in timed]) for stage in range(-1, len(stages) + 1)]
@@ -83,9 +89,9 @@ class _Measuring:
         gradients: of weights, by stage: their identity and bytes.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], marks: MemoryMarks | None) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], marks: MemoryMarks | None, clock: Clock) -> None:
         self._model = model
-        self._device = _device(model)
+        self._now = partial(_read, clock, _device(model))
         self._names = names
         self._modules = [model.get_submodule(name) for name in names]
         self._marks = marks
@@ -107,7 +113,7 @@ class _Measuring:
         after = self._now() - self._began
         self._require_complete(value)
         self._mark(last, "taped")
-        self.seconds[last] = after, _seconds(value.backward, self._device)
+        self.seconds[last] = after, _seconds(value.backward, self._now)
         del value
         self._mark(last, "backward")
         self._note_gradients(last)
@@ -115,12 +121,9 @@ class _Measuring:
         self._entered.clear()
         self.sizes[-1] = 0, sum(tensor.nbytes for tensor in entered)
         self._mark(-1, "before backward")
-        self.seconds[-1] = self.seconds[-1][0], _backward(entered)
+        self.seconds[-1] = self.seconds[-1][0], _backward(entered, self._now)
         self._mark(-1, "backward")
         self._note_gradients(-1)
-
-    def _now(self) -> float:
-        return _now(self._device)
 
     def _mark(self, stage: int, what: str) -> None:
         if self._marks is not None:
@@ -147,13 +150,13 @@ class _Measuring:
         leaves = tree_leaves((args, kwargs))
         links = {place: place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         before = versions(leaves)
+        began = self._now()
         call = RecordedCall(self._names[stage], self._modules[stage], forward, args, kwargs, links)
         self._mark(stage, "recorded")
-        began = self._now()
         with saved_tensors_hooks(lambda _: None, _refuse_inner_backward), in_place_named(self._names[stage]):
             outputs = forward(*args, **kwargs)
-        ahead = self._now() - began
         call.finish()
+        ahead = self._now() - began
         self._mark(stage, "run")
         require_usable(self._names[stage], leaves, before, tree_leaves(outputs))
         outputs = tree_map(_as_leaf, outputs)
@@ -164,7 +167,7 @@ class _Measuring:
         differentiable = [leaf for leaf in taped if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
         self.sizes[stage] = _storage_bytes(taped), sum(leaf.nbytes for leaf in differentiable)
         taped.clear()
-        self.seconds[stage] = ahead, _backward(differentiable)
+        self.seconds[stage] = ahead, _backward(differentiable, self._now)
         self._mark(stage, "backward")
         self._note_gradients(stage)
         return outputs
@@ -267,27 +270,26 @@ class _GradientsOfOnes(torch.autograd.Function):
         return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.made)
 
 
-def _backward(tensors: list[Tensor]) -> float:
+def _backward(tensors: list[Tensor], now: Clock) -> float:
     """Goes backward from tensors that nobody else holds; returns the seconds."""
     if not tensors:
         return 0.0
-    device = tensors[0].device
     surrogate = _GradientsOfOnes.apply(*tensors)
     tensors.clear()
     assert isinstance(surrogate, Tensor)
-    return _seconds(surrogate.backward, device)
+    return _seconds(surrogate.backward, now)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    began = _now(device)
+def _seconds(call: Callable[[], object], now: Clock) -> float:
+    began = now()
     call()
-    return _now(device) - began
+    return now() - began
 
 
-def _now(device: torch.device) -> float:
+def _read(clock: Clock, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return clock()
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,5 +1,6 @@
 """From a model, a batch and a budget of bytes to the cheapest activation checkpointing."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from featherlight.objective import Batch, PerExampleLoss
 from featherlight.planner.activation_checkpoint import ChainPlan, plan_chain
 from featherlight.planner.chain import Chain, Usage, store_everything
-from featherlight.planner.chain_costs import measure_chain
+from featherlight.planner.chain_costs import Clock, measure_chain
 from featherlight.planner.chain_discovery import find_chain
 from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
 from featherlight.transforms.activation_checkpoint_schedule import Op
@@ -86,9 +87,15 @@ def plan_for(
 
 
 def measured_chain(
-    model: nn.Module, batch: Batch, loss: PerExampleLoss, *, stages: Sequence[str] | None = None, repeats: int = 3
+    model: nn.Module,
+    batch: Batch,
+    loss: PerExampleLoss,
+    *,
+    stages: Sequence[str] | None = None,
+    repeats: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> TrainingChain:
-    """The first half of `plan_for`: the chain, found and measured. The budget does not come into it."""
+    """The first half of `plan_for`: the chain, found and measured by a clock. The budget does not come into it."""
     rows = {name: len(tensor) for name, tensor in batch.items()}
     if not rows or 0 in rows.values():
         raise ValueError(
@@ -100,7 +107,7 @@ def measured_chain(
         losses = loss(model, batch)
         return losses.sum() / len(losses)
 
-    return TrainingChain(stages=named, chain=measure_chain(model, named, mean, repeats=repeats))
+    return TrainingChain(stages=named, chain=measure_chain(model, named, mean, repeats=repeats, clock=clock))
 
 
 def plan_measured(measured: TrainingChain, budget: int) -> TrainingPlan:

@@ -69,6 +69,7 @@ class Config:
     method: Literal["adamw", "zo", "lozo"] = "adamw"
     digest_every: int = 4
     pause: float = 0.0
+    train_unused: bool = False
     seed: int = 0
 
     def experiment(self, workspace: Workspace) -> Experiment:
@@ -124,7 +125,8 @@ class _Regression:
     def optimizer(self, journal: Journal | None, meter: Meter) -> torch.optim.Optimizer:
         if self.config.method == "adamw":
             return torch.optim.AdamW(self.model.parameters(), lr=3e-3, eps=_EPS)
-        trained = [one for name, one in self.model.named_parameters() if "unused" not in name and one.requires_grad]
+        unused = set() if self.config.train_unused else set(self.model.unused.parameters())
+        trained = [one for one in self.model.parameters() if one.requires_grad and one not in unused]
         given = {"params": trained, "journal": journal, "meter": meter, "directions": RankOneSigns(4)}
         made = {"zo": ZerothOrderSGD, "lozo": LOZO}[self.config.method]
         return made(self.model, 1e-2, normalize=SpreadNormalized(), **given)

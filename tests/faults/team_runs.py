@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +75,7 @@ class Process:
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 120.0) -> int:
         """Its exit code; one that does not end is killed, and then it is -9."""
         if not until(lambda: self.has_ended, seconds):
             os.kill(self.pid, signal.SIGKILL)
@@ -94,7 +95,7 @@ class Process:
         return bool(pid)
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> bool:
     """Waits until something holds; whether it came to that in time."""
     end = time.monotonic() + seconds
     while not holds():
@@ -107,6 +108,7 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
 def _take_part(path: Path, config: Config, team: str, namespace: str | None, told: int) -> None:
     if namespace is not None:
         enter(namespace)
+    warnings.simplefilter("default")  # as people have it; a warning is a line for them
     display, world = Display(Console(stderr=True, width=200)), World(meeting=Meeting.parse(team))
     finished = run_one(find_recipe(RECIPE), config, path, command="team", display=display, world=world)
     if finished.stopped != "finished":

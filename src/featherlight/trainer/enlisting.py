@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from featherlight.objective import NonFiniteLossError
 from featherlight.optim import ZerothOrderSGD
+from featherlight.optim.zeroth_order import targets_of
 from featherlight.trainer.digests import weights_digest
 from featherlight.trainer.experiment import Replay, Stage
 from featherlight.trainer.journal import JournalWriter
@@ -136,7 +137,8 @@ def _join(run: Run, optimizer: ZerothOrderSGD, journal: JournalWriter, meeting: 
 def _facts(optimizer: ZerothOrderSGD, replay: Replay, fitted: str) -> dict[str, str]:
     """What all of a team must share, by names for people."""
     header = {name: value for name, value in replay.header.items() if name != _OWN}
-    trained = [[t.name, list(t.parameter.shape), str(t.parameter.dtype), t.group, t.scale] for t in optimizer.targets]
+    chosen = targets_of(optimizer.model, optimizer.param_groups)
+    trained = [[t.name, list(t.parameter.shape), str(t.parameter.dtype), t.group, t.scale] for t in chosen]
     evaluator = optimizer.evaluator
     settings = [evaluator.family, evaluator.sigma, evaluator.difference, evaluator.shaping, optimizer.normalize]
     return {

@@ -110,7 +110,8 @@ class HostGather:
         return Settled(record, mean_loss(parts))
 
     def fail(self, error: NonFiniteLossError) -> None:
-        """Members hear of it when the run ends."""
+        """Ends the run of all members."""
+        self.finish("not finite", str(error))
 
     def append(self, record: StepRecord, targets: list[Target]) -> None:
         """Writes a step to the journal, and then tells it."""
@@ -140,7 +141,9 @@ class HostGather:
             self._host.lose(heard.peer)
             return
         if isinstance(heard.message, Over) and heard.message.kind == "not finite":
-            raise NonFiniteLossError(heard.message.sentence)
+            error = NonFiniteLossError(heard.message.sentence)
+            self.fail(error)
+            raise error
         for send in self._host.hear(heard.peer, heard.message):
             self._board.send(*send)
             if isinstance(send.message, Over):

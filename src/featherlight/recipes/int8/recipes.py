@@ -12,7 +12,7 @@ _LENET5 = cast(ClassifyConfig, classify.caffe_lenet_mnist())
 _RESNET20 = cast(ClassifyConfig, classify.resnet20_cifar10())
 
 
-@recipe(cost="an estimated 7 minutes on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
+@recipe(cost="an estimated 12 minutes on 1 core", data="mnist/ in the folder FEATHERLIGHT_DATA")
 def lenet5() -> Int8Config:
     """LeNet-5 as Caffe has it, on MNIST, in float and then for whole numbers of 8 bits."""
     return Int8Config(classify=_LENET5, epochs=2)

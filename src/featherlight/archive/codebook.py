@@ -94,9 +94,11 @@ def read_codebook(section: Section, dtype: torch.dtype) -> Codebook:
     return Codebook(values=values, lowest=-below, dtype=dtype)
 
 
-def find_codebook(elements: NDArray[np.unsignedinteger], dtype: torch.dtype) -> Codebook | None:
-    """The distinct values of a tensor; None if there are too many, or none at all."""
-    most = min(MOST_VALUES, max(len(elements) // 2, 1))
+def find_codebook(
+    elements: NDArray[np.unsignedinteger], dtype: torch.dtype, *, most: int = MOST_VALUES
+) -> Codebook | None:
+    """The distinct values of a tensor; None if there are more than `most` or than every second element, or none at all."""
+    most = min(most, max(len(elements) // 2, 1))
     seen, counts = np.empty(0, elements.dtype), np.empty(0, np.int64)
     for block in blocks(elements, _AT_ONCE):
         new, new_counts = np.unique(block, return_counts=True)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featherlight.archive.range_coder import code_bit, compiled
+from featherlight.archive.range_coder import code_bit, compiled, inlined
 from featherlight.functional.entropy_model import UNARY
 
 _REACH = 3071
@@ -122,7 +122,7 @@ def new_state(columns: int, *, period: int = 0, rate: int = 6) -> State:
     )
 
 
-@compiled
+@inlined
 def _mix(slots, weights, index, inputs, stretch, trust, squash, num, chosen):
     """Odds in 65,536 from `num` slots."""
     total = np.int64(0)
@@ -134,7 +134,7 @@ def _mix(slots, weights, index, inputs, stretch, trust, squash, num, chosen):
     return np.int64(squash[total + _REACH])
 
 
-@compiled
+@inlined
 def _learn(slots, weights, index, inputs, pace, num, chosen, bit, odds, rate, limit):
     """Moves weights and slots to a bit."""
     error = ((bit << 16) - odds) * rate

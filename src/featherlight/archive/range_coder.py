@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+inlined = numba.njit(nogil=True, inline="always", error_model="numpy")
 
 LOW, RANGE, CODE, AT, CACHE, PENDING, ENCODING = range(7)
 PROBABILITY_BITS = 16

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featherlight.archive.codebook import Codebook, find_codebook, narrow_bytes, read_codebook, read_narrow
+from featherlight.archive.codebook import MOST_VALUES, Codebook, find_codebook, narrow_bytes, read_codebook, read_narrow
 from featherlight.archive.codings import CODINGS
 from featherlight.archive.elements import BLOCK, blocks
 from featherlight.archive.levels import Levels
@@ -18,7 +18,8 @@ _SMALL = 1 << 21
 _FEWEST_FLOATS = 1 << 10
 _ZSTD_BYTES = 1 << 18
 _PART = 1 << 13
-_MANY_VALUES = 1 << 10
+_SMALL_BYTES = 1 << 16
+_MOST_FLOATS = 1 << 10
 
 Write = Callable[[Sink], None]
 
@@ -36,17 +37,16 @@ def smallest(
 
     Cost: each coding that may do is run once to see its size.
     """
-    codebook = find_codebook(elements, dtype)
+    codebook = find_codebook(elements, dtype, most=_MOST_FLOATS if fits(dtype) else MOST_VALUES)
     found: list[tuple[str, int, Write]] = [("raw", elements.nbytes, lambda sink: _write_raw(elements, sink))]
     if (narrow := narrow_bytes(elements, dtype)) is not None:
         found.append(("narrow", len(narrow), lambda sink: sink(narrow)))
     candidates: dict[str, Write] = {}
-    many = codebook is not None and len(codebook.values) > _MANY_VALUES and fits(dtype)
-    if codebook is not None and not many:
+    if codebook is not None:
         candidates[coding] = lambda sink: _write_levels(elements, shape, codebook, coding, sink)
     if fits(dtype) and len(elements) >= _FEWEST_FLOATS:
         candidates["planes"] = lambda sink: write_planes(elements, sink)
-    if elements.nbytes and (len(elements) < _SMALL or not candidates):
+    if elements.nbytes and (elements.nbytes < _SMALL_BYTES or not candidates):
         candidates["zstd"] = lambda sink: _write_zstd(elements, sink)
     for name, write in candidates.items():
         counted = Counted()

@@ -27,7 +27,8 @@ def write_archive(
 ) -> int:
     """Writes tensors into one file; what is decoded has the same bits. Returns the bytes written.
 
-    A tensor of few distinct values (pruned, shared or rounded to a grid; up to 4,096 of them) is found to be one: its values
+    A tensor of few distinct values (pruned, shared or rounded to a grid; up to 4,096 of them, 1,024 in floats) is found to
+    be one: its values
     are kept once, as narrow as they can be without a change, and each weight is a level. So hand in plain weights, as a
     transform's `convert` leaves them, and round codebooks and biases to float16 or bfloat16 where that may be. Multiples of
     one float32 are kept as that step. Other floats have their exponents coded; what else there is goes through zstandard. Tensors

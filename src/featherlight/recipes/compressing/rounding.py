@@ -14,7 +14,7 @@ from featherlight.functional.entropy_model import EntropyModel, level_contexts
 
 _FEWEST = 256
 _SHARED = 256
-_REACH = 2000
+_REACH = 500
 _ROUNDS = 2
 
 

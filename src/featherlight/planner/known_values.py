@@ -21,7 +21,8 @@ class KnownValues:
     def set(self, tensor: Tensor, contents: Tensor) -> None:
         """Notes what a fake tensor stands for."""
         if tensor.numel() <= _MOST and not tensor.dtype.is_floating_point:
-            self._known[tensor] = contents.clone()
+            with no_dispatch():
+                self._known[tensor] = contents.clone()
 
     def assume(self, tensor: Tensor, value: bool) -> None:
         """Notes that all of a fake tensor is one truth value."""
@@ -58,6 +59,8 @@ class KnownValues:
         """What an operation comes to on the contents of its arguments, or None where one of them is unknown."""
         found = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         if any(_is_fake(one) and one not in self._known for one in found):
+            return None
+        if any(one.is_meta or one.device.type != "cpu" for one in found if not _is_fake(one)):
             return None
         real = tree_map(lambda one: self._known.get(one, one) if isinstance(one, Tensor) else one, (args, kwargs))
         with no_dispatch():

@@ -21,7 +21,7 @@ from featherlight.objective import Batch, Objective
 from featherlight.planner.fake_model import fake_batch, fake_copy, fake_mode_of, new_fake_mode, taken_for_real
 from featherlight.planner.trace import SameBranches, Trace, UntraceableError
 
-CATEGORIES = ("weights", "gradients", "optimizer", "activations", "temporaries", "workspace", "inputs")
+CATEGORIES: tuple[str, ...] = ("weights", "gradients", "optimizer", "activations", "temporaries", "workspace", "inputs")
 """What memory goes to: trained and frozen weights and buffers; gradients; optimizer state; what forward passes keep for
 backward ones; whatever else operations return; what kernels use inside; the batch."""
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from featherlight.planner.known_values import KnownValues
-from featherlight.planner.workspace import inside
+from featherlight.planner.workspace import inside, probe_recurrent
 
 _READ = torch.ops.aten._local_scalar_dense.default
 _FINITE = {torch.isfinite: True, torch.Tensor.isfinite: True, torch.isnan: False, torch.isinf: False}
@@ -215,6 +215,7 @@ def _lstm(
             at = layer * ways + way
             w1, w2, *bias = weights[at * each : (at + 1) * each]
             b1, b2 = bias if biases else (x.new_zeros(w1.shape[0]), x.new_zeros(w2.shape[0]))
+            probe_recurrent(x, w1, biases=biases, train=keeps)
             start = [state[at].contiguous() for state in hx]
             y, h, c, _ = torch.ops.aten.mkldnn_rnn_layer.default(
                 x, w1, w2, b1, b2, *start, way == 1, [], 2, start[0].shape[-1], layers, biases, both, batch_first, keeps

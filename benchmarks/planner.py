@@ -214,7 +214,7 @@ def _rows(runs: FinishedRuns, short: bool) -> list[Row]:
     rows: list[Row] = []
     for name, make in NETS.items():
         torch.manual_seed(0)
-        made = partial(_on_fresh_net, make, partial(against_segments, name, rounds=10 if short else 30))
+        made = partial(_on_fresh_net, make, partial(against_segments, name, rounds=6 if short else 15))
         rows.append(runs.get({"part": "beside segments", "chain": name, "short": short}, made, _line))
     rows.append(runs.get({"part": "a thousand layers", "short": short}, partial(thousand, 3 if short else 20), _line))
     for seed in range(20 if short else 100):

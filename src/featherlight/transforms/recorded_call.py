@@ -204,10 +204,7 @@ def _generators(module: nn.Module, leaves: Sequence[Any]) -> list[_Access]:
         default = torch.get_device_module(device)
         found.append((_reads(default, device), _writes(default, device)))
     own = {
-        id(value): value
-        for one in module.modules()
-        for value in vars(one).values()
-        if isinstance(value, torch.Generator)
+        id(value): value for one in module.modules() for value in vars(one).values() if type(value) is torch.Generator
     }
     found.extend((generator.get_state, generator.set_state) for generator in own.values())
     return found

@@ -25,9 +25,8 @@ def gradients(model: nn.Module, rank: int) -> list[torch.Tensor]:
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def main() -> None:
-    folder, rank, processes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
+def require_same_steps(folder: str, rank: int, processes: int) -> None:
+    """The part of one process; `folder` is where they meet."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     torch.manual_seed(0)
     layers = nn.Linear(16, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2)
@@ -42,4 +41,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    require_same_steps(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

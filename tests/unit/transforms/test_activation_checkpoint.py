@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from featherlight.transforms.activation_checkpoint import ActivationCheckpoint
 from featherlight.transforms.activation_checkpoint_schedule import Action, Op, Schedule, segments, steps, store_all
+from tests.unit.transforms.checkpointed_in_processes import require_same_steps
 
 NESTED = (
     *(Op(Action.KEEP, 0), Op(Action.DROP, 1), Op(Action.KEEP, 2), Op(Action.DROP, 3), Op(Action.DROP, 4)),
@@ -282,6 +283,11 @@ def test_stages_that_are_not_there_or_follow_a_schedule_already() -> None:
         transform.prepare(model)
 
 
+def test_data_parallel_steps_are_the_same(tmp_path: Path) -> None:
+    require_same_steps(str(tmp_path), rank=0, processes=1)
+
+
+@pytest.mark.slow
 def test_data_parallel_steps_of_two_processes_are_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.unit.transforms.checkpointed_in_processes", str(tmp_path)]
     started = [subprocess.Popen([*command, str(rank), "2"], stderr=subprocess.PIPE, text=True) for rank in range(2)]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import constriction
 import numpy as np
@@ -158,12 +159,13 @@ def _decoders(weight: Tensor, folder: Path) -> dict[str, Callable[[], object]]:
 
 def _constriction(weight: Tensor) -> Callable[[], NDArray[np.float32]]:
     """As the package's own page has it: one categorical model, the stack coder."""
+    package: Any = constriction
     values, levels, counts = np.unique(weight.numpy(), return_inverse=True, return_counts=True)
-    model = constriction.stream.model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
-    writer = constriction.stream.stack.AnsCoder()
+    model = package.stream.model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
+    writer = package.stream.stack.AnsCoder()
     writer.encode_reverse(levels.reshape(-1).astype(np.int32), model)
     words = writer.get_compressed()
-    return lambda: values[constriction.stream.stack.AnsCoder(words).decode(model, weight.numel())]
+    return lambda: values[package.stream.stack.AnsCoder(words).decode(model, weight.numel())]
 
 
 def _lossless_row(name: str, tensors: Mapping[str, Tensor], *, rounds: int) -> Row:

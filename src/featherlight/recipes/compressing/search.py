@@ -14,6 +14,7 @@ from featherlight.recipes.compressing.rounding import Coarseness, round_all, rou
 BITS = (0.0, 0.03, 0.1)
 """Worth of a bit that are tried, in squared steps."""
 HALVINGS = 6
+"""Trials for each of them."""
 _FINEST, _COARSEST = 2.0**-6, 2.0**1.5
 
 

@@ -112,7 +112,7 @@ def predict_step(
             begin = len(trace.events)
             for _ in range(steps):
                 trace.phase = "forward"
-                chosen.step(objective(ready, inputs))  # pyright: ignore[reportArgumentType]
+                chosen.step(objective(ready, inputs))  # pyright: ignore[reportArgumentType, reportCallIssue]
                 _claim_state(trace)
     return _summary(trace, begin, steps)
 
@@ -141,7 +141,7 @@ def measure_step(
     device = next(iter(batch.values())).device
     with allocation_peak(device) as peak:
         for _ in range(steps):
-            chosen.step(objective(ready, batch))  # pyright: ignore[reportArgumentType]
+            chosen.step(objective(ready, batch))  # pyright: ignore[reportArgumentType, reportCallIssue]
     there = dict.fromkeys(CATEGORIES, 0)
     there["weights"] = _bytes((*ready.parameters(), *ready.buffers()))
     there["inputs"] = _bytes(batch.values())

@@ -14,7 +14,9 @@ from featherlight.planner.chain import Chain
 from featherlight.transforms.activation_checkpoint_schedule import Action, Op, Schedule
 
 Ints = NDArray[np.int64]
+"""Bytes, and numbers of slots and stages."""
 Floats = NDArray[np.float64]
+"""Seconds."""
 
 NEVER = np.int64(1) << 60
 """Bytes that no budget has."""

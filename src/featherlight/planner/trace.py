@@ -46,7 +46,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to a block: it came (`change` 1), went (-1), or came and went within one operation (0)."""
+    """What happened to a block: it came (`change` 1), went (-1), or came and went within one operation (0).
+
+    Attributes:
+        block: which.
+        change: as above.
+        phase: "forward", "backward" or "optimizer".
+    """
 
     block: Block
     change: int
@@ -64,6 +70,7 @@ class Trace(TorchDispatchMode):
         phase: what the events belong to, but for those of a backward pass; what follows one is the optimizer's.
         strict: refuses to read a number of unknown contents; else it is answered by one, or True.
         flops: multiplications and additions of matrix products and convolutions so far.
+        known: numbers that are known although their tensors are fake.
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:

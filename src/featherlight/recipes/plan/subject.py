@@ -65,7 +65,16 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadySubject:
-    """A model that exists, with a batch and its loss."""
+    """A model that exists, with a batch and its loss.
+
+    Attributes:
+        name: as `Subject`.
+        model: as it is trained in full.
+        batch: tensors by name.
+        loss: of each row.
+        rows: as `Subject`.
+        is_text: as `Subject`; it is none.
+    """
 
     name: str
     model: nn.Module

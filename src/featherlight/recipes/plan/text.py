@@ -23,6 +23,7 @@ from featherlight.recipes.plan.subject import Case
 from featherlight.recipes.plan.ways import Way
 
 DEFAULT_LENGTH = 128
+"""Tokens of a row where none are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class TextSubject:
         num_outputs: of the head; None is a language model.
         dtype: of the weights; None is the config's own.
         most: tokens that the model takes.
+        is_text: as `Subject`; it is one.
     """
 
     name: str

@@ -47,7 +47,7 @@ FULL = Way(
     rank=0,
     flags="--method adamw",
 )
-
+"""All weights, whole batches, float32."""
 
 NOTES = (
     "the same steps: those of AdamW up to rounding, in smaller passes",

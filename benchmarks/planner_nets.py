@@ -149,7 +149,7 @@ def _encoder() -> Problem:
 
 
 def _autoencoder() -> Problem:
-    parts = {"dim": 4, "width": 8, "block_width": 4}
+    parts: dict[str, Any] = {"dim": 4, "width": 8, "block_width": 4}
     net = nn.Sequential(ConvEncoder(in_channels=1, **parts), ConvDecoder(out_channels=1, **parts))
     return net, {"x": torch.rand(16, 1, 28, 28)}, of_itself
 

@@ -62,7 +62,7 @@ def test_an_unknown_column_lists_the_columns_and_suggests_one(run, models, revie
         (("--trainable", "("), "not a regular expression"),
         (("--metric", "pearson"), "for numbers"),
         (("--metric", "acuracy"), "metric"),
-        (("--method", "zoo"), "'agzo', 'mezo', 'adamw', 'prodigy', 'muon' or 'schedule_free'"),
+        (("--method", "zoo"), "'muon', 'schedule_free' or 'auto'"),
         (("--batch", 0), "must be positive"),
         (("--lr", "nan"), "finite positive"),
         (("--set", "optimizer.sigm=1"), "optimizer.sigma"),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from featherlight.archive.elements import DTYPES, bits_of, blocks
-from featherlight.archive.files import write_atomically
 from featherlight.archive.reading import Archive
+from featherlight.files import write_atomically
 
 _SAFETENSORS = {
     "bool": "BOOL",

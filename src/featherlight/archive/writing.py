@@ -9,10 +9,10 @@ from torch import Tensor
 
 from featherlight.archive.codings import CODINGS
 from featherlight.archive.elements import bits_of, blocks, dtype_name
-from featherlight.archive.files import write_atomically
 from featherlight.archive.header import MAGIC, Entry, Header, digest_size, missing_bytes, with_digest, write_header
 from featherlight.archive.sections import Sink
 from featherlight.archive.tensor_bytes import smallest
+from featherlight.files import write_atomically
 
 Tensors = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 

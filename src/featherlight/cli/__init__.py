@@ -8,6 +8,9 @@ from featherlight.cli.app import app, console
 
 __all__ = ["app", "exporting", "main", "planning", "shipping", "training", "using", "verifying"]
 
+_OUT_OF_MEMORY = ("memory", "can't start new thread")
+"""What errors say where memory, or the addresses that a process may use, are at an end."""
+
 
 def main() -> None:
     """Runs the command line; whatever goes wrong ends in a sentence and an exit code, never in a traceback."""
@@ -17,7 +20,7 @@ def main() -> None:
     except ValueError as error:
         _fail(str(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
         _fail(
             "the memory is used up. Lower `--batch` or `--set micro_batch=1`, or train fewer blocks (`--trainable last:2`).",

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from featherlight.archive import Account, Archive, expand, inspect_archive, write_archive
-from featherlight.archive.files import write_atomically
+from featherlight.files import write_atomically
 from featherlight.recipes.compressing.models import Scores, read_tensors, scores_of
 from featherlight.recipes.compressing.picture import draw
 from featherlight.recipes.compressing.rounding import round_all, roundable

@@ -18,6 +18,7 @@ from typing import Any
 
 import tomli_w
 
+from featherlight.files import write_atomically
 from featherlight.recipes.catalogue import Recipe
 from featherlight.recipes.config import RunConfig, changed, parse_set, to_mapping, to_toml
 from featherlight.recipes.runner import default_name, run_one
@@ -25,7 +26,6 @@ from featherlight.recipes.search_space import Parameter, parse_space
 from featherlight.recipes.study import Outcome, Proposal, Study, Trial, load_optuna
 from featherlight.report import read_run, write_report
 from featherlight.trainer import Display, RunDirectory, Workspace, take_lock
-from featherlight.trainer.files import write_atomically
 
 _MOST_FAILURES = 3
 _ENDED = ("finished", "pruned", "not finite")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from featherlight.files import sync_directory, write_atomically
 from featherlight.trainer.digests import file_digest
-from featherlight.trainer.files import sync_directory, write_atomically
 
 MANIFEST = "manifest.json"
 _VERSION = 1

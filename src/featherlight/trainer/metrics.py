@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from featherlight.trainer.files import write_atomically
+from featherlight.files import write_atomically
 
 
 class Listener(Protocol):

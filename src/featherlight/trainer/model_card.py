@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featherlight.files import write_atomically
 from featherlight.trainer.digests import file_digest
-from featherlight.trainer.files import write_atomically
 
 if TYPE_CHECKING:
     from featherlight.trainer.run import Run

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from featherlight.trainer.files import write_atomically
+from featherlight.files import write_atomically
 from featherlight.trainer.saves import saves
 
 _LOCK = ".lock"

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from featherlight.files import replace_file
 from featherlight.meter import Meter
 from featherlight.trainer.digests import weights_digest
-from featherlight.trainer.files import replace_file
 from featherlight.trainer.parallel import spread_like, whole
 
 _TENSOR = "$tensor"

@@ -8,8 +8,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from featherlight.files import write_atomically
 from featherlight.trainer.digests import file_digest
-from featherlight.trainer.files import write_atomically
 from featherlight.trainer.journal import JournalContents, parse_journal, read_journal
 from featherlight.trainer.run_directory import RunDirectory
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from featherlight.files import write_atomically
 from featherlight.meter import process_peak_bytes
-from featherlight.trainer.files import write_atomically
 from featherlight.trainer.memory import MemoryUse
 from featherlight.trainer.metrics import finite_or_null
 

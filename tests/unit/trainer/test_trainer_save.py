@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from featherlight.files import write_atomically
 from featherlight.meter import Meter
 from featherlight.optim import MeZO, RankOneSigns, SpreadNormalized, ZerothOrderSGD
 from featherlight.trainer import load_save, write_save
-from featherlight.trainer.files import write_atomically
 from tests.unit.optim.problems import bits_of, make_model, make_objective
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {

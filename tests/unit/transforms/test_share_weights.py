@@ -200,7 +200,7 @@ def test_at_once_what_matters_is_kept_better_and_a_price_on_bits_saves_some():
         layers = (shared[0].weight, shared[2].weight)
         assert all(len(weight[weight != 0].unique()) <= 3 for weight in layers)
         pairs = zip(importance.values(), layers, (model[0].weight, model[2].weight), strict=True)
-        errors[name] = float(sum((one * (a - b).square()).sum() for one, a, b in pairs))
+        errors[name] = sum((one * (a - b).square()).sum().item() for one, a, b in pairs)
         counts = [weight.detach().unique(return_counts=True)[1] for weight in layers]
         sizes[name] = sum(float(-(one * (one / one.sum()).log2()).sum()) for one in counts)
     assert errors["importance"] < errors["plain"]

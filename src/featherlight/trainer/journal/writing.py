@@ -16,10 +16,10 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from featherlight.files import replace_file, write_atomically
 from featherlight.meter import Meter
 from featherlight.optim.zeroth_order import StepRecord, Target
 from featherlight.trainer.digests import weights_digest
-from featherlight.trainer.files import replace_file, write_atomically
 from featherlight.trainer.journal.reading import JournalContents
 from featherlight.trainer.journal.record_format import (
     FORMAT,

@@ -75,7 +75,7 @@ def steps(problem: Problem, optimizer: str) -> None:
     model.train()
     chosen = OPTIMIZERS[optimizer](model)
     for _ in range(STEPS):
-        chosen.step(BatchObjective(model, batch, loss))  # pyright: ignore[reportArgumentType]
+        chosen.step(BatchObjective(model, batch, loss))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def peak(net: str, optimizer: str) -> Row:

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featherlight.archive import Archive, write_archive
+from featherlight.recipes.classify.architectures import ImageClassifier
+from featherlight.recipes.classify.network import write_network
 from tests.e2e.command_line import Ended
 from tests.e2e.digits_runs import DIGITS
 
@@ -72,6 +74,20 @@ def test_loss_on_data_is_bounded_and_told_or_bytes_are(run: Run, trained: Path, 
     assert impossible.code == 2
     assert "more than fit into the target of 200" in impossible.err
     assert not (tmp_path / "c.feather").exists()
+
+
+def test_images_of_more_classes_and_those_that_do_not_fit(run: Run, tmp_path: Path) -> None:
+    for name, classes, side in (("two", ("3", "7"), 8), ("wide", ("3", "7"), 28), ("other", ("a", "b"), 8)):
+        model = ImageClassifier(network="lenet300", in_channels=1, num_classes=2, side=side)
+        write_network(tmp_path / name, model, classes)
+    file = tmp_path / "a.feather"
+    told = json.loads(
+        run("compress", tmp_path / "two", "--data", "digits", "--max-loss", 60, "--out", file, "--json").out
+    )
+    assert 0 <= told["before"] <= 100
+    out = ("--data", "digits", "--out", tmp_path / "b.feather")
+    assert "takes 1 channel of 28x28 pixels" in run("compress", tmp_path / "wide", *out).err
+    assert "the model knows ['a', 'b']" in run("compress", tmp_path / "other", *out).err
 
 
 def test_bad_input_gets_a_sentence(run: Run, trained: Path, tmp_path: Path) -> None:

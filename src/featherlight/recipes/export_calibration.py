@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from featherlight.data import ImageSet, IndexPermutation
-from featherlight.recipes.classify.network import Model, read_network
+from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.classify.splits import require_fit
 from featherlight.transforms.quantize import Calibration, quantize_after_training, to_integer_program
 from featherlight.transforms.quantize.builder import NoIntegerFormError
 from featherlight.transforms.quantize.integer_program import IntegerProgram
@@ -33,26 +34,15 @@ def calibrated_program(model_directory: Path, images: ImageSet, *, data: str) ->
     Cost: three forward passes over the images.
     """
     model = read_network(model_directory).model
-    batches = _batches(model, images, data)
+    require_fit(model.settings, images, data)
     try:
-        quantize_after_training(model, Calibration(batches=batches))
+        quantize_after_training(model, Calibration(batches=_batches(images)))
         return to_integer_program(model)
     except NoIntegerFormError as error:
         raise ValueError(f"{error} Or export the network with `--fp32`.") from error
 
 
-def _batches(model: Model, images: ImageSet, data: str) -> Sequence[Float[Tensor, "B C H W"]]:
+def _batches(images: ImageSet) -> Sequence[Float[Tensor, "B C H W"]]:
     """Some of the images in an order of their own, so that all classes are among them."""
-    shape, settings = tuple(images.images.shape[1:]), model.settings
-    wanted = (settings["in_channels"], *([settings["side"]] * 2 if "side" in settings else shape[1:]))
-    if shape != wanted:
-        raise ValueError(
-            f"the images of {data} are of {_words(shape)}, and the network takes {_words(wanted)}. Name images like those that "
-            "it was trained on."
-        )
     rows = torch.tensor(IndexPermutation(len(images), 0).indices(0, min(_IMAGES, len(images))))
     return [images.floats(part) for part in rows.split(_BATCH)]
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} channel{'s' * (shape[0] != 1)} of {shape[1]}x{shape[2]} pixels"

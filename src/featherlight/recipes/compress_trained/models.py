@@ -13,6 +13,7 @@ from featherlight.data.image_sets import load_images
 from featherlight.data.images import ImageSet
 from featherlight.recipes.classify.experiment import outputs
 from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.classify.splits import require_fit
 from featherlight.recipes.compress_trained.rounding import roundable
 from featherlight.recipes.finetune import use
 
@@ -76,12 +77,15 @@ def scores_of(path: Path, data: str, tensors: Mapping[str, Tensor], device: str 
         return _text_scores(path, data, tensors, device)
     network = read_network(path)
     images = load_images(data)
+    known = images.train.classes
+    if not set(network.classes) <= set(known):
+        raise ValueError(
+            f"the classes of {data} are {list(known)[:10]}, and the model knows {list(network.classes)[:10]}. Name images of "
+            "the classes that it was trained on."
+        )
+    require_fit(network.model.settings, images.train, data)
+    images = images if known == network.classes else images.only(network.classes)
     searched, tested, told = _parts(images.train, images.valid, images.test)
-    for one in (searched, tested):
-        if one.classes != network.classes:
-            raise ValueError(
-                f"the classes of {data} are {list(one.classes)[:10]}, and the model knows {list(network.classes)[:10]}."
-            )
     network.model.load_state_dict(dict(tensors))
     return Scores(
         unit="accuracy in %",

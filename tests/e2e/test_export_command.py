@@ -29,11 +29,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(path: Path, network: str | None = None) -> Path:
     """A model directory with fresh weights."""
-    parts = {"in_channels": 1, "num_classes": 3}
     torch.manual_seed(0)
-    model = (
-        SmallConvNet(**parts, channels=[4]) if network is None else ImageClassifier(network=network, side=16, **parts)
-    )  # pyright: ignore[reportArgumentType]
+    if network is None:
+        model = SmallConvNet(in_channels=1, num_classes=3, channels=[4])
+    else:
+        model = ImageClassifier(network=network, in_channels=1, num_classes=3, side=16)
     write_network(path, model, CLASSES)
     return path
 

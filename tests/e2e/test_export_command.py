@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,6 +12,7 @@ from featherlight.nn.models import SmallConvNet
 from featherlight.recipes.classify.architectures import ImageClassifier
 from featherlight.recipes.classify.network import write_network
 from tests.e2e.command_line import call
+from tests.e2e.digits_runs import DIGITS
 
 TINY = ("classify.data=digits", "classify.network=small", "classify.channels=[4,8]", "classify.steps=4", "steps=3")
 CLASSES = ("a", "b", "c")
@@ -27,11 +29,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(path: Path, network: str | None = None) -> Path:
     """A model directory with fresh weights."""
-    parts = {"in_channels": 1, "num_classes": 3}
     torch.manual_seed(0)
-    model = (
-        SmallConvNet(**parts, channels=[4]) if network is None else ImageClassifier(network=network, side=16, **parts)
-    )  # pyright: ignore[reportArgumentType]
+    if network is None:
+        model = SmallConvNet(in_channels=1, num_classes=3, channels=[4])
+    else:
+        model = ImageClassifier(network=network, in_channels=1, num_classes=3, side=16)
     write_network(path, model, CLASSES)
     return path
 
@@ -105,3 +107,33 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(run: Path, tmp_path: Path
         assert sentence in done.err
         assert "Traceback" not in done.err
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_network_of_floats_is_calibrated_by_images(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path, out = tmp_path / "run", tmp_path / "model.onnx"
+    done = call([*DIGITS, "--out", str(path)])
+    assert not done.code, done.err
+    words = ["export", str(path), "--int8", "--calibrate", "digits", "--out", str(out)]
+    done = call([*words, "--check", "--json"])
+    assert not done.code, done.err
+    facts = json.loads(done.out)
+    assert facts["certificate"].endswith("1 DequantizeLinear: no float operator between")
+    check = facts["check"]
+    assert check["images"] == "validation images of digits"
+    assert check["same_as_float"] > 0.97
+    assert abs(check["accuracy"] - check["accuracy_of_float"]) < 0.02
+    colour, vit = tmp_path / "colour", small(tmp_path / "vit", "vit")
+    write_network(colour, SmallConvNet(in_channels=3, num_classes=3, channels=[4]), CLASSES)
+    np.savez(tmp_path / "grey.npz", x_train=np.zeros((4, 16, 16), np.uint8), y_train=np.arange(4) % 2)
+    refused = {
+        "takes 3 channels of 8x8 pixels": [str(colour), "--int8", "--calibrate", "digits"],
+        "or export the network with `--fp32`": [str(vit), "--int8", "--calibrate", str(tmp_path / "grey.npz")],
+        "which is neither a set that is known by name": [str(path), "--int8", "--calibrate", "digit"],
+        "so it needs `--int8`": [str(path), "--fp32", "--calibrate", "digits"],
+    }
+    for sentence, words in refused.items():
+        done = call(["export", *words, "--out", str(tmp_path / "other.onnx")])
+        assert done.code == 2, sentence
+        assert sentence.lower() in done.err.lower(), done.err
+    assert not (tmp_path / "other.onnx").exists()

@@ -1,14 +1,17 @@
 """compress, expand, inspect and verify, as a user meets them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from featherlight.archive import Archive
+from featherlight.archive import Archive, write_archive
+from featherlight.recipes.classify.architectures import ImageClassifier
+from featherlight.recipes.classify.network import write_network
 from tests.e2e.command_line import Ended
 from tests.e2e.digits_runs import DIGITS
 
@@ -65,10 +68,26 @@ def test_loss_on_data_is_bounded_and_told_or_bytes_are(run: Run, trained: Path, 
     assert told["file_bytes"] <= 4000
     assert "after" not in told
     assert Archive(tmp_path / "b.feather").entries.keys() == Archive(tmp_path / "a.feather").entries.keys()
+    plenty = json.loads(run("compress", trained, "--target", "1MB", "--out", tmp_path / "d.feather", "--json").out)
+    assert (plenty["mode"], plenty["settings"]) == ("lossless", None)
     impossible = run("compress", trained, "--target", "200B", "--out", tmp_path / "c.feather")
     assert impossible.code == 2
-    assert "more than the target of 200" in impossible.err
+    assert "more than fit into the target of 200" in impossible.err
     assert not (tmp_path / "c.feather").exists()
+
+
+def test_images_of_more_classes_and_those_that_do_not_fit(run: Run, tmp_path: Path) -> None:
+    for name, classes, side in (("two", ("3", "7"), 8), ("wide", ("3", "7"), 28), ("other", ("a", "b"), 8)):
+        model = ImageClassifier(network="lenet300", in_channels=1, num_classes=2, side=side)
+        write_network(tmp_path / name, model, classes)
+    file = tmp_path / "a.feather"
+    told = json.loads(
+        run("compress", tmp_path / "two", "--data", "digits", "--max-loss", 60, "--out", file, "--json").out
+    )
+    assert 0 <= told["before"] <= 100
+    out = ("--data", "digits", "--out", tmp_path / "b.feather")
+    assert "takes 1 channel of 28x28 pixels" in run("compress", tmp_path / "wide", *out).err
+    assert "the model knows ['a', 'b']" in run("compress", tmp_path / "other", *out).err
 
 
 def test_bad_input_gets_a_sentence(run: Run, trained: Path, tmp_path: Path) -> None:
@@ -78,10 +97,28 @@ def test_bad_input_gets_a_sentence(run: Run, trained: Path, tmp_path: Path) -> N
         (("compress", tmp_path, *out), "there is no model at"),
         (("compress", tensors, *out, "--data", "digits"), "holds tensors alone"),
         (("compress", trained, *out, "--max-loss", "1"), "so it needs `--data`"),
-        (("compress", trained, *out, "--target", "small"), "a size such as 50KB"),
+        (
+            ("compress", trained, *out, "--data", "digits", "--coding", "zip"),
+            "`--coding` must be one of mixed, ans, huffman",
+        ),
+        (("compress", trained, *out, "--target", "small"), "`small` is no amount of memory"),
         (("inspect", tensors), "does not begin as such a file does"),
         (("inspect", tmp_path / "none"), "there is no file"),
     ):
         ended = run(*arguments)
         assert ended.code == 2
         assert sentence in ended.err
+
+
+def test_tensors_beside_a_model_are_no_part_of_it_and_nothing_half_expanded_is_left(
+    run: Run, trained: Path, tmp_path: Path
+) -> None:
+    model, file = tmp_path / "model", tmp_path / "a.feather"
+    shutil.copytree(trained / "model", model)
+    save_file({"0.weight": torch.ones(3)}, model / "integer_program.safetensors")
+    assert run("compress", model, "--out", file).code == 0
+    assert Archive(file).entries.keys() == load_file(model / "model.safetensors").keys()
+    assert "there is none at" in run("expand", file, "--out", tmp_path / "x", "--like", tmp_path / "none").err
+    write_archive(file, {"weight": torch.zeros(2, dtype=torch.complex128)})
+    assert "which safetensors cannot hold" in run("expand", file, "--out", tmp_path / "x").err
+    assert not (tmp_path / "x").exists()

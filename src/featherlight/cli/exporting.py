@@ -12,8 +12,14 @@ from featherlight.cli.app import Json, Run, app
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="The ONNX file.", show_default=False)],
-    int8: Annotated[bool, typer.Option("--int8", help="Whole numbers of 8 bits alone; of a run of int8/...")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Whole numbers of 8 bits; of int8/... or by --calibrate.")
+    ] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Floats.")] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="Images by name, file or folder, that give a run of floats its ranges for --int8."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Load it in ONNX Runtime and compare the outputs.")] = False,
     opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators; 18 if left out.")] = None,
     examples: Annotated[int, typer.Option(help="How many images `--check` compares.", min=1)] = 1000,
@@ -26,7 +32,7 @@ def export(
     from featherlight.recipes.export_command import Request, export_run
 
     export_run(
-        Request(run=run, out=out, int8=int8, fp32=fp32, opset=opset, side=side),
+        Request(run=run, out=out, int8=int8, fp32=fp32, calibrate=calibrate, opset=opset, side=side),
         examples=examples if check else None,
         as_json=as_json,
     )

@@ -29,7 +29,8 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Turn a trained model into one small, verified file; without loss unless data or a target allow some."""
-    from featherlight.recipes.compress_command import Asked, num_bytes
+    from featherlight.planner.sizes import parse_size
+    from featherlight.recipes.compress_command import Asked
     from featherlight.recipes.compress_command import compress as carry_out
 
     if max_loss is not None and (data is None or target is not None):
@@ -39,7 +40,7 @@ def compress(
         out=out,
         data=data,
         max_loss=0.1 if max_loss is None else max_loss,
-        target=None if target is None else num_bytes(target),
+        target=None if target is None else parse_size(target),
         coding=coding,
     )
     carry_out(asked, dry_run=dry_run, as_json=as_json, console=console)

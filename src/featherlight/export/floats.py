@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from featherlight.files import write_atomically
 from featherlight.export.packages import DEFAULT_OPSET, FLOAT_OPSETS, check_opset, need_onnx, need_onnxscript
 
 
@@ -54,7 +55,7 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path, *, opset: int = DE
         raise ValueError(f"torch wrote opset {written} and not {opset} for {type(model).__name__}. Ask for {written}.")
     if made.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ValueError(f"{type(model).__name__} has more weights than one ONNX file takes, 2 GiB.")
-    path.write_bytes(made.SerializeToString())
+    write_atomically(path, lambda file: file.write(made.SerializeToString()))
 
 
 @contextlib.contextmanager

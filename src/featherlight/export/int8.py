@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from featherlight.files import write_atomically
 from featherlight.export.int8_nodes import MICROSOFT, NodeList
 from featherlight.export.packages import DEFAULT_OPSET, OPSETS, check_opset, need_onnx
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
@@ -57,7 +58,7 @@ def write_int8(
         ValueError: as `int8_model`.
     """
     content = int8_model(program, example, opset=opset).SerializeToString()
-    path.write_bytes(content)
+    write_atomically(path, lambda file: file.write(content))
 
 
 def single_op_model(program: IntegerProgram, op: Op, inputs: list[Tensor], *, opset: int = DEFAULT_OPSET) -> Any:

@@ -1,6 +1,7 @@
 """`featherlight compress`, `expand` and `inspect` as functions: what a person is told."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +16,16 @@ from rich.table import Table
 from torch import Tensor
 
 from featherlight.archive import Account, Archive, expand, inspect_archive, write_archive
+from featherlight.archive.codings import CODINGS
 from featherlight.files import write_atomically
-from featherlight.recipes.compressing.models import Scores, read_tensors, scores_of
-from featherlight.recipes.compressing.picture import draw
-from featherlight.recipes.compressing.rounding import round_all, roundable
-from featherlight.recipes.compressing.search import BITS, HALVINGS, Trial, within_bytes, within_loss
-from featherlight.trainer import tracker
+from featherlight.recipes.compress_trained.models import Scores, model_folder, read_tensors, scores_of
+from featherlight.recipes.compress_trained.picture import draw
+from featherlight.recipes.compress_trained.rounding import round_all, roundable
+from featherlight.recipes.compress_trained.search import BITS, HALVINGS, Trial, within_bytes, within_loss
+from featherlight.trainer import replace_directory, tracker
 
-_UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_ATTEMPTS = 4
+_BESIDE, _BESIDE_EACH = 1024, 256
 _NO_DATA = (
     "without `--data` nothing can be measured, so the file is {mode}. Name data to choose by how well the model does; train with "
     "`featherlight run compress/...` for far smaller files."
@@ -50,22 +53,6 @@ class Asked:
     coding: str
 
 
-def num_bytes(text: str) -> int:
-    """Bytes of "50KB", "1.5MiB" or "20000".
-
-    Raises:
-        ValueError: it is no size.
-    """
-    unit = next((one for one in _UNITS if text.strip().endswith(one)), "")
-    try:
-        value = float(text.strip().removesuffix(unit)) * _UNITS.get(unit, 1)
-    except ValueError:
-        value = -1
-    if not 1 <= value < 1 << 50:
-        raise ValueError(f"a size such as 50KB, 1.5MiB or 20000 is wanted; got {text!r}.")
-    return int(value)
-
-
 def compress(asked: Asked, *, dry_run: bool, as_json: bool, console: Console) -> None:
     """Writes the file and says what it cost.
 
@@ -74,6 +61,8 @@ def compress(asked: Asked, *, dry_run: bool, as_json: bool, console: Console) ->
     """
     if asked.out.exists() and not dry_run:
         raise ValueError(f"{asked.out} exists already. Give another file.")
+    if asked.coding not in CODINGS:
+        raise ValueError(f"`--coding` must be one of {', '.join(CODINGS)}; got {asked.coding!r}.")
     tensors = read_tensors(asked.model)
     plan = _plan(asked, tensors)
     if dry_run:
@@ -82,9 +71,7 @@ def compress(asked: Asked, *, dry_run: bool, as_json: bool, console: Console) ->
     if asked.data is None and not as_json:
         console.print("note: " + _NO_DATA.format(mode=plan["mode"]), highlight=False, markup=False, soft_wrap=True)
     scores = None if asked.data is None else scores_of(asked.model, asked.data, tensors)
-    chosen, trial = _chosen(asked, tensors, scores, console)
-    size = _written(asked, chosen, console)
-    _check_target(asked, size)
+    size, trial = _smallest(asked, tensors, scores, console)
     told = plan | {"out": str(asked.out), "file_bytes": size, "times": plan["tensor_bytes"] / size}
     told |= {"settings": None if trial is None else asdict(trial.how)}
     if scores is not None:
@@ -97,7 +84,7 @@ def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_j
     """Writes `model.safetensors` of a file into a directory, and what else a model directory holds beside.
 
     Raises:
-        ValueError: the file is damaged, or `out` exists.
+        ValueError: the file is damaged, `out` exists, or `like` does not.
     """
     archive = Archive(file)
     told = {
@@ -105,14 +92,22 @@ def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_j
         "bytes": sum(one.decoded_bytes for one in archive.entries.values()),
         "out": str(out),
     }
-    if not dry_run:
-        if out.exists():
-            raise ValueError(f"{out} exists already. Give another directory.")
-        out.mkdir(parents=True)
-        told["bytes"] = expand(archive, out / "model.safetensors", track=_steps(archive.entries, "expanding", console))
-        for one in [] if like is None else sorted((like / "model" if (like / "model").is_dir() else like).iterdir()):
+    if out.exists():
+        raise ValueError(f"{out} exists already. Give another directory.")
+    if like is not None and not like.is_dir():
+        raise ValueError(
+            f"`--like` must be a run or model directory, whose other files are copied; there is none at {like}."
+        )
+
+    def fill(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        expand(archive, folder / "model.safetensors", track=_steps(archive.entries, "expanding", console))
+        for one in [] if like is None else sorted(model_folder(like).iterdir()):
             if one.is_file() and one.suffix not in (".safetensors", ".feather") and one.name != "manifest.json":
-                shutil.copy2(one, out / one.name)
+                shutil.copy2(one, folder / one.name)
+
+    if not dry_run:
+        replace_directory(out, fill)
     if as_json:
         typer.echo(json.dumps(told))
     else:
@@ -145,7 +140,7 @@ def inspect(file: Path, *, picture: Path | None, as_json: bool) -> None:
 
 def _plan(asked: Asked, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What would be done."""
-    lossless = asked.data is None and asked.target is None
+    lossless = _is_lossless(asked, tensors)
     names = [] if lossless else roundable(tensors)
     mode = "lossless" if lossless else "rounded after training"
     trials = 0 if lossless else len(BITS) * (HALVINGS if asked.target is None else 1)
@@ -160,11 +155,36 @@ def _plan(asked: Asked, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _chosen(
+def _is_lossless(asked: Asked, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether nothing need be given up: nothing is known of what it costs, or the target has room for all bits."""
+    if asked.target is None:
+        return asked.data is None
+    return asked.target >= _BESIDE + sum(one.nbytes + _BESIDE_EACH for one in tensors.values())
+
+
+def _smallest(
     asked: Asked, tensors: Mapping[str, Tensor], scores: Scores | None, console: Console
+) -> tuple[int, Trial | None]:
+    """Writes the file, more coarsely again where what is beside the weights takes more of the target than was foreseen."""
+    most = 0.97 * (asked.target or 0) - _BESIDE // 4
+    size, trial = 0, None
+    for _ in range(_ATTEMPTS):
+        chosen, trial = _chosen(asked, tensors, scores, most, console)
+        size = _written(asked, chosen, console)
+        if asked.target is None or size <= asked.target:
+            return size, trial
+        asked.out.unlink()
+        most -= 1.05 * (size - asked.target)
+        if trial is None or most <= 0:
+            break
+    raise _too_small(asked, size)
+
+
+def _chosen(
+    asked: Asked, tensors: Mapping[str, Tensor], scores: Scores | None, most: float, console: Console
 ) -> tuple[Mapping[str, Tensor], Trial | None]:
-    """The tensors to be written, and the setting that made them."""
-    if scores is None and asked.target is None:
+    """The tensors to be written, and the setting that made them; of a target, by an estimate of at most so many bytes."""
+    if _is_lossless(asked, tensors):
         return tensors, None
     if not roundable(tensors):
         console.print(
@@ -175,45 +195,43 @@ def _chosen(
         )
         return tensors, None
     search = None if scores is None else scores.search
-    before = None if search is None else search(tensors)
-    least = None if before is None or asked.max_loss is None else before - asked.max_loss
     if asked.target is not None:
-        trials = within_bytes(tensors, search, most=0.97 * asked.target - 300)
-        count = len(BITS)
+        found = list(tracker(console)(within_bytes(tensors, search, most=most), "searching", len(BITS)))
+        best = _best_that_fits(asked, found, most)
     else:
-        assert search is not None
-        assert least is not None
-        trials, count = within_loss(tensors, search, least=least), len(BITS) * HALVINGS
-    done: Sequence[Trial] = list(tracker(console)(trials, "searching", count))
-    best = _best(asked, done, least)
+        assert search is not None, "without data and target nothing is rounded"
+        assert asked.max_loss is not None, "it has a default where there is no target"
+        least = search(tensors) - asked.max_loss
+        trials = within_loss(tensors, search, least=least)
+        best = _smallest_that_does(asked, list(tracker(console)(trials, "searching", len(BITS) * HALVINGS)), least)
     return round_all(tensors, best.how), best
 
 
-def _best(asked: Asked, trials: Sequence[Trial], least: float | None) -> Trial:
-    """The smallest that loses little enough; of a target, the best that fits."""
-    if asked.target is None:
-        good = [one for one in trials if one.score is not None and least is not None and one.score >= least]
-        if not good:
-            raise ValueError(
-                f"no rounding of {len(trials)} keeps the loss within {asked.max_loss} points. Allow more with `--max-loss`, or "
-                "leave `--data` out for a lossless file."
-            )
-        return min(good, key=lambda one: one.estimated_bytes)
-    fits = [one for one in trials if one.estimated_bytes <= asked.target]
+def _smallest_that_does(asked: Asked, trials: Sequence[Trial], least: float) -> Trial:
+    good = [one for one in trials if one.score is not None and one.score >= least]
+    if not good:
+        raise ValueError(
+            f"no rounding of {len(trials)} keeps the loss within {asked.max_loss} points. Allow more with `--max-loss`, or "
+            "leave `--data` out for a lossless file."
+        )
+    return min(good, key=lambda one: one.estimated_bytes)
+
+
+def _best_that_fits(asked: Asked, trials: Sequence[Trial], most: float) -> Trial:
+    """The best by its score; without data, that whose bits count a little."""
+    fits = [one for one in trials if one.estimated_bytes <= most]
     if not fits:
-        _check_target(asked, round(min(one.estimated_bytes for one in trials)))
+        raise _too_small(asked, math.ceil(min(one.estimated_bytes for one in trials)))
     if fits[0].score is None:
         return fits[len(fits) // 2]
     return max(fits, key=lambda one: one.score or 0.0)
 
 
-def _check_target(asked: Asked, size: int) -> None:
-    if asked.target is not None and size > asked.target:
-        asked.out.unlink(missing_ok=True)
-        raise ValueError(
-            f"the smallest file found has {size:,} bytes, more than the target of {asked.target:,}. Raise `--target`, or prune "
-            "while training: `featherlight run compress/...`."
-        )
+def _too_small(asked: Asked, size: int) -> ValueError:
+    return ValueError(
+        f"the smallest file found has about {size:,} bytes, more than fit into the target of {asked.target:,}. Raise "
+        "`--target`, or prune while training: `featherlight run compress/...`."
+    )
 
 
 def _written(asked: Asked, tensors: Mapping[str, Tensor], console: Console) -> int:

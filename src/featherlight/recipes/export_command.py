@@ -10,7 +10,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from featherlight.data import ImageSet, load_images
+from featherlight.data import ImageSet, ImageSplits, load_images
 from featherlight.export import (
     DEFAULT_OPSET,
     FLOAT_OPSETS,
@@ -27,7 +27,10 @@ from featherlight.export import (
 from featherlight.recipes.catalogue import from_file
 from featherlight.recipes.classify.config import ClassifyConfig
 from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.classify.splits import load_splits
+from featherlight.recipes.compress.config import CompressConfig
 from featherlight.recipes.config import RunConfig
+from featherlight.recipes.export_calibration import calibrated_program
 from featherlight.recipes.int8.config import Int8Config
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
 from featherlight.transforms.quantize.integer_program import IntegerProgram
@@ -52,17 +55,19 @@ class Request:
         out: the file.
         int8: whether it is to compute with whole numbers.
         fp32: whether with floats.
+        calibrate: images by name, file or folder, by which a network of floats gets its ranges; None takes those of the run.
         opset: version of ONNX's operators; None takes the usual one.
         side: rows and columns of the images; None takes those of the network or of the run.
 
     Raises:
-        ValueError: not one of `int8` and `fp32`, an opset that cannot be written, or a file that cannot be.
+        ValueError: not one of `int8` and `fp32`, images to calibrate floats with, or an opset or a file that cannot be written.
     """
 
     run: Path
     out: Path
     int8: bool
     fp32: bool
+    calibrate: str | None = None
     opset: int | None = None
     side: int | None = None
 
@@ -71,6 +76,8 @@ class Request:
             raise ValueError(
                 "an export is of one kind: give `--int8` for whole numbers of 8 bits, or `--fp32` for floats."
             )
+        if self.calibrate is not None and not self.int8:
+            raise ValueError("`--calibrate` chooses the ranges of whole numbers, so it needs `--int8`.")
         check_opset(self.version, OPSETS if self.int8 else FLOAT_OPSETS)
         if not self.out.parent.is_dir():
             raise ValueError(
@@ -103,10 +110,12 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """Examples for shapes and checks, in [0, 1]."""
+    """Examples for shapes and checks, in [0, 1], with their labels where there are any."""
 
     floats: Tensor
     what: str
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
 
 def export_run(request: Request, *, examples: int | None, as_json: bool) -> None:
@@ -131,6 +140,8 @@ def export_run(request: Request, *, examples: int | None, as_json: bool) -> None
         facts |= _certified(request.out)
     if examples is not None:
         facts["check"] = _checked(trained, request.out, images)
+        if isinstance(trained, IntegerProgram):
+            facts["check"] |= _beside_floats(request, trained, images)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
@@ -142,6 +153,8 @@ def _trained(request: Request) -> nn.Module | IntegerProgram:
     """What the file is to compute."""
     if not request.int8:
         return read_network(request.model).model
+    if request.calibrate is not None:
+        return calibrated_program(request.model, _to_calibrate(request, request.calibrate), data=request.calibrate)
     file = request.model / FILE_NAME
     if not file.is_file():
         raise ValueError(_without_program(request))
@@ -177,16 +190,19 @@ def _without_program(request: Request) -> str:
             "another network, prepare it and hand its program to `featherlight.export.write_int8`."
         )
     return (
-        f"the run in {request.run} trained floats ({kind}), and no ranges of whole numbers. Run a recipe of int8/... with "
-        f'`--set classify.initial="{request.run}"`, which starts from it, or export with `--fp32`.'
+        f"the run in {request.run} trained floats ({kind}), and no ranges of whole numbers. Name images to choose them by with "
+        f'`--calibrate`, or run a recipe of int8/... with `--set classify.initial="{request.run}"`, which trains it further with '
+        "rounded numbers; or export with `--fp32`."
     )
 
 
 def _images(request: Request, count: int) -> _Images:
     """Images of the run where there are any, else drawn ones."""
-    found = _images_of_run(request.run)
+    found = _images_of_run(request.run) or _beside_calibration(request)
     if found is not None:
-        return _Images(floats=found[1].floats(torch.arange(min(count, len(found[1])))), what=found[0])
+        what, images = found
+        rows = torch.arange(min(count, len(images)))
+        return _Images(floats=images.floats(rows), labels=images.labels[rows], classes=images.classes, what=what)
     about = json.loads((request.model / "config.json").read_text(encoding="utf-8"))
     side = request.side or about.get("side")
     if side is None:
@@ -201,19 +217,38 @@ def _images(request: Request, count: int) -> _Images:
 
 def _images_of_run(run: Path) -> tuple[str, ImageSet] | None:
     """Test images of a run, or those it was validated on; None for a model without its run, or if the data are gone."""
-    config = _config(run)
-    classify = config.classify if isinstance(config, Int8Config) else config
-    if not isinstance(classify, ClassifyConfig):
+    classify = _classify(run)
+    if classify is None:
         return None
     try:
-        splits = load_images(classify.data)
+        return _held_out(load_splits(classify), classify.data)
     except ValueError:
         return None
-    splits = (splits.only(classify.classes) if classify.classes else splits).with_valid(classify.valid_fraction)
-    if splits.test is not None:
-        return f"test images of {classify.data}", splits.test
-    assert splits.valid is not None, "`with_valid` has seen to it"
-    return f"validation images of {classify.data}", splits.valid
+
+
+def _to_calibrate(request: Request, data: str) -> ImageSet:
+    """Training images, those of the run if it was trained on the same data."""
+    classify = _classify(request.run)
+    return (load_splits(classify) if classify is not None and classify.data == data else load_images(data)).train
+
+
+def _beside_calibration(request: Request) -> tuple[str, ImageSet] | None:
+    """Those named, as far as they are not needed to choose ranges by."""
+    return None if request.calibrate is None else _held_out(load_images(request.calibrate), request.calibrate)
+
+
+def _held_out(splits: ImageSplits, data: str) -> tuple[str, ImageSet]:
+    for part, images in (("test", splits.test), ("validation", splits.valid)):
+        if images is not None:
+            return f"{part} images of {data}", images
+    return f"images of {data}", splits.train
+
+
+def _classify(run: Path) -> ClassifyConfig | None:
+    """What a run says of data and network; None for a model without its run, or a run of another kind."""
+    config = _config(run)
+    config = config.classify if isinstance(config, Int8Config | CompressConfig) else config
+    return config if isinstance(config, ClassifyConfig) else None
 
 
 def _config(run: Path) -> RunConfig | None:
@@ -241,6 +276,22 @@ def _checked(trained: nn.Module | IntegerProgram, file: Path, images: _Images) -
     return facts | {"largest_layer_difference": max(differences.values())}
 
 
+@torch.no_grad()
+def _beside_floats(request: Request, program: IntegerProgram, images: _Images) -> dict[str, Any]:
+    """What rounding costs: answers that are those of the floats, and accuracies where there are labels."""
+    executor, network = IntegerExecutor(program), read_network(request.model)
+    both = [(executor(part).argmax(-1), network.model(part).argmax(-1)) for part in images.floats.split(_IN_ONE_LAYER)]
+    whole, exact = (torch.cat(one) for one in zip(*both, strict=True))
+    facts: dict[str, Any] = {"same_as_float": float((whole == exact).double().mean())}
+    if images.labels is not None and images.classes == network.classes:
+        facts |= {"accuracy": _share(whole, images.labels), "accuracy_of_float": _share(exact, images.labels)}
+    return facts
+
+
+def _share(answers: Tensor, labels: Tensor) -> float:
+    return float((answers == labels).double().mean())
+
+
 def _lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"wrote {facts['file']}: {facts['bytes']:,} bytes, opset {facts['opset']}"]
     if "certificate" in facts:
@@ -260,4 +311,9 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"largest difference of one operation, given equal inputs: {check['largest_layer_difference']:.3g} units"
             )
+        if "same_as_float" in check:
+            told = f"whole numbers answer as the network's floats in {check['same_as_float']:.2%}"
+            if "accuracy" in check:
+                told += f"; accuracy {check['accuracy']:.2%}, of floats {check['accuracy_of_float']:.2%}"
+            lines.append(told)
     return lines

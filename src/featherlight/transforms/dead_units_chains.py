@@ -91,11 +91,14 @@ class Chain:
         weight, bias = self.producer.weight, self.producer.bias
         start = weight.new_zeros(self.num_units) if bias is None else bias
         value = start.view(1, -1, *[1] * (len(self.shape) - 1)).expand(1, self.num_units, *self.shape[1:])
+        value = value.clone()  # operations in place must not reach the bias
         norms = iter(self.norms)
         for node in self.nodes:
             name = _name(node)
             if name == "batch_norm":
-                value = next(norms)(value)
+                norm = next(norms)
+                parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+                value = nn.functional.batch_norm(value, *parts, training=False, eps=norm.eps)
             elif name in ("flatten", "view", "reshape"):
                 value = value.flatten(1)
             elif name != "dropout":
@@ -195,7 +198,9 @@ def _follow(
             return None
         if kind == "batch_norm":
             norm = modules.get(_layer_name(node, names))
-            if (is_flat and len(shape) > 1) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+                return None
+            if is_flat and len(shape) > 1:
                 return None
             norms.append(norm)
         if kind in ("flatten", "view", "reshape"):

@@ -31,7 +31,9 @@ class CubicSchedule:
         """The number of the update that is due at a share of the budget, from 0; `updates` is the last one."""
         if progress >= self.end:
             return self.updates
-        return max(0, min(self.updates, int((progress - self.begin) / (self.end - self.begin) * self.updates)))
+        if progress <= self.begin:
+            return 0
+        return min(self.updates, int((progress - self.begin) / (self.end - self.begin) * self.updates))
 
     def share(self, update: int) -> float:
         """Of the final sparsity, at an update."""

@@ -100,3 +100,24 @@ def test_units_that_go_elsewhere_too_stay():
     assert remove_dead_units(model, torch.rand(2, 3)).units == {}
     with pytest.raises(ValueError, match="Residual cannot be traced with inputs of the shapes"):
         remove_dead_units(model, torch.rand(2, 4))
+
+
+def test_a_model_in_training_mode_with_operations_in_place_keeps_its_function_and_statistics():
+    model = network()
+    model[4], model[8] = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+    kill(model)
+    with torch.no_grad():
+        model[3].bias.fill_(-1), model[7].bias.fill_(-1)
+        model[3].weight[2] = 0
+    images = torch.randn(7, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before = model(images).detach()
+    statistics = model[1].running_mean.clone()
+    found = zero_dead_units(model.train(), images[:1])
+    assert model.training
+    assert found.units["0"] == (1, 3)
+    assert torch.equal(model[1].running_mean, statistics)
+    torch.testing.assert_close(model.eval()(images), before, rtol=1e-12, atol=1e-12)
+    free = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+    with torch.no_grad():
+        free[0].weight[1] = 0
+    assert zero_dead_units(free, torch.rand(2, 3)).units == {}

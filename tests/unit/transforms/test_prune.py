@@ -68,6 +68,7 @@ def test_a_schedule_is_cubic_and_ends():
     assert [schedule.update_at(p) for p in (0, 0.2, 0.31, 0.59, 0.6, 0.99)] == [0, 0, 1, 3, 4, 4]
     assert [schedule.share(u) for u in range(5)] == pytest.approx([0, 1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1])
     assert AT_ONCE.share(AT_ONCE.update_at(0.0)) == 1
+    assert [CubicSchedule(begin=0.5, end=0.5, updates=4).update_at(p) for p in (0, 0.4, 0.5)] == [0, 0, 4]
 
 
 @pytest.mark.parametrize("regrow", [False, True])

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from featherlight.data import ImageSet, ImageSplits, IndexPermutation, confusion, load_images
+from featherlight.data import ImageSet, ImageSplits, IndexPermutation, confusion
 from featherlight.meter import Meter
 from featherlight.nn.models import default_device
 from featherlight.objective import BatchObjective, ClipGradient, Objective, finite
@@ -31,6 +31,7 @@ from featherlight.recipes.classify.network import (
     head_parameters,
     write_network,
 )
+from featherlight.recipes.classify.splits import load_splits
 from featherlight.recipes.closed_form_head import MAX_ROWS, fit_in_place, without_head
 from featherlight.recipes.config import to_toml
 from featherlight.recipes.methods import METHODS, Setup
@@ -53,8 +54,7 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
         ValueError: bad data or choices.
     """
     workspace.display.say(f"loading {config.data}")
-    splits = load_images(config.data)
-    splits = (splits.only(config.classes) if config.classes else splits).with_valid(config.valid_fraction)
+    splits = load_splits(config)
     network = build_network(config, splits.train)
     resolved = _resolved(config, network)
     method = METHODS[config.method]

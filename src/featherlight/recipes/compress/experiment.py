@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 from featherlight.meter import Meter
 from featherlight.objective import Batch, BatchObjective, ClipGradient, DistilledLoss, Objective, finite
 from featherlight.recipes.classify.experiment import build_experiment as build_classifier
+from featherlight.recipes.classify.splits import load_splits
 from featherlight.recipes.compress.config import CompressConfig
 from featherlight.recipes.compress.files import FEATHER, write_feather
 from featherlight.recipes.compress.sections import compression_section
@@ -131,7 +132,7 @@ class _Compression:
         batches = dense.stages[0].budget.steps
         assert batches is not None, "classifiers are budgeted in steps"
         self._dense_steps = batches
-        self._epoch = batches if config.classify.steps else math.ceil(batches / config.classify.epochs)
+        self._epoch = _batches(config) if config.classify.steps else math.ceil(batches / config.classify.epochs)
 
     def dense_stage(self) -> Stage:
         """As the classifier is trained by itself."""
@@ -233,6 +234,11 @@ class _Compression:
         path = self._scratch / FEATHER
         write_feather(path, self.pair.student)
         return [compression_section(path), *self.dense.sections()]
+
+
+def _batches(config: CompressConfig) -> int:
+    """Of a pass over the training images."""
+    return math.ceil(len(load_splits(config.classify).train) / config.classify.batch)
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherlight.data import ImageSplits, IndexPermutation, load_images
+from featherlight.data import ImageSplits, IndexPermutation
 from featherlight.recipes.by_gradients import build_optimizer
 from featherlight.recipes.classify.experiment import build_experiment as build_classifier
 from featherlight.recipes.classify.experiment import outputs
+from featherlight.recipes.classify.splits import load_splits
 from featherlight.recipes.int8.config import Int8Config
 from featherlight.recipes.int8.sections import accuracy_of, sections_of
 from featherlight.report import Section
@@ -58,9 +59,7 @@ def build_experiment(config: Int8Config, workspace: Workspace) -> Experiment:
     """
     classify = replace(config.classify, seed=config.seed)
     base = build_classifier(classify, workspace)
-    splits = load_images(classify.data)
-    splits = (splits.only(classify.classes) if classify.classes else splits).with_valid(classify.valid_fraction)
-    splits = splits.to(base.device)
+    splits = load_splits(classify).to(base.device)
     resolved = replace(config, classify=base.config)
     transform = Quantized(resolved, splits)
     transform.prepare(copy.deepcopy(base.model))  # what has no integer form is refused before anything is trained

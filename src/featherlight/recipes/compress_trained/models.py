@@ -1,7 +1,7 @@
 """What is compressed: the tensors of a run, a model directory or a file, and, where data are given, how well they do."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from featherlight.data.image_sets import load_images
 from featherlight.data.images import ImageSet
+from featherlight.recipes.classify.experiment import outputs
 from featherlight.recipes.classify.network import read_network
+from featherlight.recipes.classify.splits import require_fit
+from featherlight.recipes.compress_trained.rounding import roundable
 from featherlight.recipes.finetune import use
 
-_BATCH = 500
 _MOST_SEARCHED = 5000
 Score = Callable[[Mapping[str, Tensor]], float]
 """How well a model does with some tensors, in points of 100; more is better."""
@@ -43,8 +45,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: there are none, or they are damaged.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    files = [path] if path.is_file() else sorted(folder.glob("*.safetensors"))
+    files = [path] if path.is_file() else _weight_files(model_folder(path))
     if not files or any(one.suffix != ".safetensors" for one in files):
         raise ValueError(
             f"there is no model at {path}. Name a run directory, a model directory with `*.safetensors`, or such a file; files "
@@ -73,15 +74,18 @@ def scores_of(path: Path, data: str, tensors: Mapping[str, Tensor], device: str 
             f"{path} holds tensors alone, which cannot be run on data. Name its run or model directory, or drop `--data`."
         )
     if _is_text_model(path):
-        return _text_scores(path, data, device)
+        return _text_scores(path, data, tensors, device)
     network = read_network(path)
     images = load_images(data)
+    known = images.train.classes
+    if not set(network.classes) <= set(known):
+        raise ValueError(
+            f"the classes of {data} are {list(known)[:10]}, and the model knows {list(network.classes)[:10]}. Name images of "
+            "the classes that it was trained on."
+        )
+    require_fit(network.model.settings, images.train, data)
+    images = images if known == network.classes else images.only(network.classes)
     searched, tested, told = _parts(images.train, images.valid, images.test)
-    for one in (searched, tested):
-        if one.classes != network.classes:
-            raise ValueError(
-                f"the classes of {data} are {list(one.classes)[:10]}, and the model knows {list(network.classes)[:10]}."
-            )
     network.model.load_state_dict(dict(tensors))
     return Scores(
         unit="accuracy in %",
@@ -91,8 +95,23 @@ def scores_of(path: Path, data: str, tensors: Mapping[str, Tensor], device: str 
     )
 
 
+def model_folder(path: Path) -> Path:
+    """The model directory of a run, or the directory itself."""
+    return path / "model" if (path / "model").is_dir() else path
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors` alone where it is there, since other tensors may stand beside it; else all parts of it."""
+    whole = folder / "model.safetensors"
+    return (
+        [whole]
+        if whole.is_file()
+        else sorted(folder.glob("model-*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    )
+
+
 def _is_text_model(path: Path) -> bool:
-    folder = path / "model" if (path / "model").is_dir() else path
+    folder = model_folder(path)
     return (folder / "tokenizer.json").is_file() or (folder / "modules.json").is_file()
 
 
@@ -110,21 +129,21 @@ def _parts(train: ImageSet, valid: ImageSet | None, test: ImageSet | None) -> tu
 @torch.no_grad()
 def _accuracy(model: nn.Module, tensors: Mapping[str, Tensor], images: ImageSet) -> float:
     model.load_state_dict(dict(tensors))
-    right = 0
-    for start in range(0, len(images), _BATCH):
-        rows = slice(start, start + _BATCH)
-        right += int((model(images.floats(rows)).argmax(1) == images.labels[rows]).sum())
-    return 100 * right / len(images)
+    return 100 * float((outputs(model, images).argmax(-1) == images.labels).double().mean())
 
 
-def _text_scores(path: Path, data: str, device: str | None) -> Scores:
+def _text_scores(path: Path, data: str, tensors: Mapping[str, Tensor], device: str | None) -> Scores:
     trained = use.load_trained(path, device=device)
-    trained = replace(trained, loaded=trained.loaded)
     language = trained.labels is None
+    model = trained.loaded.model
+    if unknown := [name for name in roundable(tensors) if name not in model.state_dict()]:
+        raise ValueError(
+            f"{path} holds `{unknown[0]}`, which the model does not have under this name, so that its rounding could not be "
+            "measured. Leave `--data` out, or save the model with `save_pretrained` first."
+        )
 
     def score(tensors: Mapping[str, Tensor]) -> float:
-        own = trained.loaded.model.state_dict()
-        trained.loaded.model.load_state_dict({k: v for k, v in tensors.items() if k in own}, strict=False)
+        model.load_state_dict(dict(tensors), strict=False)
         found = use.evaluate(trained, data, text=(), label=None, allow_truncation=True)
         if language:
             return -100 * found["loss"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featherlight.functional.entropy_model import EntropyModel
-from featherlight.recipes.compressing.models import Score
-from featherlight.recipes.compressing.rounding import Coarseness, round_all, roundable
+from featherlight.recipes.compress_trained.models import Score
+from featherlight.recipes.compress_trained.rounding import Coarseness, round_all, roundable
 
 BITS = (0.0, 0.03, 0.1)
 """Worth of a bit that are tried, in squared steps."""

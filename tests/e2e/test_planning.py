@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from featherlight.planner import known_values
 from featherlight.recipes.finetune.config import FinetuneConfig
 from featherlight.recipes.plan import fitting
+from featherlight.recipes.plan.choice import MOST_ROWS, largest_batch
+from featherlight.recipes.plan.text import text_subject
+from featherlight.recipes.plan.ways import FULL
 from featherlight.trainer import Display
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +59,13 @@ def test_a_config_alone_is_planned(run, models, tmp_path):
     assert "checkpointed" not in ways  # it needs a model in memory
     assert all(way["measured"] is None and way["process"] > way["peak"] for way in told["ways"])
     assert all(sum(way["categories"].values()) == way["peak"] for way in told["ways"])
+
+
+def test_masks_too_large_to_follow_bound_the_batch_that_is_looked_for(monkeypatch, models):
+    subject = text_subject(str(models / "bert"), rows=4, length=None, num_outputs=2)
+    assert largest_batch(subject, FULL, 64 << 30, 0) == MOST_ROWS
+    monkeypatch.setattr(known_values, "_MOST", 64 * subject.length)
+    assert largest_batch(subject, FULL, 8 << 30, 0) == 64
 
 
 def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypatch):

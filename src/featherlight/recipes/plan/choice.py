@@ -10,6 +10,7 @@ from torch import nn
 from featherlight.planner.fitting import largest_that_fits
 from featherlight.planner.memory import STEPS, StepMemory, predict_or_measure
 from featherlight.planner.process import ProcessMemory, predict_process
+from featherlight.planner.trace import UntraceableError
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.plan.subject import Subject, objective_of, optimizer_of
 from featherlight.recipes.plan.ways import Way, micro_batched
@@ -108,7 +109,13 @@ def largest_batch(subject: Subject, way: Way, memory: int, baseline: int, *, mos
     def peak(rows: int) -> int:
         return predict(subject, way, rows, memory=memory, rate=1.0, baseline=baseline).process.total
 
-    return largest_that_fits(peak, memory, most)
+    while True:
+        try:
+            return largest_that_fits(peak, memory, most)
+        except UntraceableError:  # masks of so many rows are too large to follow their contents
+            if most <= subject.rows:
+                raise
+            most = max(subject.rows, most // 2)
 
 
 def largest_pass(subject: Subject, way: Way, memory: int, baseline: int) -> Way | None:

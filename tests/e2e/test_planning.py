@@ -65,7 +65,7 @@ def test_masks_too_large_to_follow_bound_the_batch_that_is_looked_for(monkeypatc
     subject = text_subject(str(models / "bert"), rows=4, length=None, num_outputs=2)
     assert largest_batch(subject, FULL, 64 << 30, 0) == MOST_ROWS
     monkeypatch.setattr(known_values, "_MOST", 64 * subject.length)
-    assert largest_batch(subject, FULL, 8 << 30, 0) == 64
+    assert largest_batch(subject, FULL, 8 << 30, 0, most=128) == 64
 
 
 def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """`plan`, and fine-tunes within a memory, as a user meets them."""
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from featherlight.planner import known_values
+from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.plan import fitting
+from featherlight.recipes.plan.choice import MOST_ROWS, largest_batch
+from featherlight.recipes.plan.text import text_subject
+from featherlight.recipes.plan.ways import FULL
+from featherlight.trainer import Display
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,8 +60,16 @@ def test_a_config_alone_is_planned(run, models, tmp_path):
     assert ways["zo"]["peak"] < ways["adamw"]["peak"]
     assert ways["adamw/1"]["peak"] < ways["adamw"]["peak"]
     assert ways["sgd"]["categories"]["optimizer"] < ways["adamw"]["categories"]["optimizer"]
+    assert "checkpointed" not in ways  # it needs a model in memory
     assert all(way["measured"] is None and way["process"] > way["peak"] for way in told["ways"])
     assert all(sum(way["categories"].values()) == way["peak"] for way in told["ways"])
+
+
+def test_masks_too_large_to_follow_bound_the_batch_that_is_looked_for(monkeypatch, models):
+    subject = text_subject(str(models / "bert"), rows=4, length=None, num_outputs=2)
+    assert largest_batch(subject, FULL, 64 << 30, 0) == MOST_ROWS
+    monkeypatch.setattr(known_values, "_MOST", 64 * subject.length)
+    assert largest_batch(subject, FULL, 8 << 30, 0, most=128) == 64
 
 
 def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypatch):
@@ -61,6 +79,12 @@ def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypa
         "def mine():\n"
         "    batch = {'x': torch.ones(4, 3)}\n"
         "    return torch.nn.Linear(3, 1), batch, lambda model, batch: model(batch['x']).square().sum(1)\n"
+        "def deep():\n"
+        "    layers = [torch.nn.Linear(64, 64) if i % 2 else torch.nn.GELU() for i in range(12)]\n"
+        "    batch = {'x': torch.ones(512, 64)}\n"
+        "    return torch.nn.Sequential(*layers), batch, lambda model, batch: model(batch['x']).square().sum(1)\n"
+        "def needs_more(what):\n"
+        "    return None\n"
         "def wrong():\n"
         "    return torch.nn.Linear(3, 1)\n"
     )
@@ -69,6 +93,12 @@ def test_a_recipe_and_a_function_of_ones_own_are_planned(run, tmp_path, monkeypa
     assert done.code == 0, done.err
     assert "mine_to_plan:mine: 32 rows a step" in " ".join(done.out.split())
     assert "recommended (*): AdamW" in done.err
+    assert "activation checkpointing is left out: Linear has no nn.Sequential" in done.err
+    told = json.loads(run("plan", "--model", "mine_to_plan:deep", "--json").out)
+    ways = {way["key"]: way for way in told["ways"]}
+    assert ways["checkpointed"]["peak"] < ways["adamw"]["peak"]
+    assert sum(ways["checkpointed"]["categories"].values()) == ways["checkpointed"]["peak"]
+    assert "cannot be called" in run("plan", "--model", "mine_to_plan:needs_more").err
     wrong = run("plan", "--model", "mine_to_plan:wrong")
     assert wrong.code == 2
     assert "needs `(model, batch, loss)`" in wrong.err
@@ -119,10 +149,30 @@ def test_the_recommendation_is_run_and_stands_in_what_is_left(run, models, revie
     assert (config["method"], config["memory"]) == ("adamw", "8GiB")
     assert tomllib.loads((out / "asked.toml").read_text())["method"] == "auto"
     summary = json.loads((out / "summary.json").read_text())
-    assert "8GiB asked; AdamW, 16 rows of up to" in summary["facts"]["memory"]
+    assert "8GiB asked; AdamW, 16 rows a pass, of up to" in summary["facts"]["memory"]
     page = (out / "report.html").read_text()
     assert "Memory over the first two steps" in page
     assert "measured" in page
+
+
+def test_a_planned_run_is_taken_up_as_it_began(models, reviews, monkeypatch):
+    asked = FinetuneConfig(
+        model=str(models / "bert"), train=str(reviews), label="feeling", memory="8GiB", method="auto"
+    )
+    said = io.StringIO()
+    display = Display(Console(file=said, width=200))
+    begun, _ = fitting.fit_to_memory(asked, display)
+    monkeypatch.setattr(fitting, "require_weights_fit", lambda *_: None)
+    monkeypatch.setattr(fitting, "resident_bytes", lambda: 9 << 30)
+    again, _ = fitting.fit_to_memory(begun, display)
+    assert again == begun
+    assert (begun.method, begun.micro_batch) == ("adamw", 16)
+    assert "that is more than 8GiB; method and `micro_batch` are as they were given" in said.getvalue()
+    with pytest.raises(ValueError, match="no way of training fits"):
+        fitting.fit_to_memory(asked, display)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 that train together could choose differently"):
+        fitting.fit_to_memory(asked, display)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="sizes of processes are read from /proc")

@@ -49,6 +49,9 @@ def test_one_without_a_place_does_not_count():
     assert not host.is_settled
     host.hear(1, Told(step=0, data=b"late"))
     assert not host.is_settled
+    assert host.of_other_size(4) == []
+    host.hear(1, Told(step=1, data=b"longer"))
+    assert (host.of_other_size(4), host.of_other_size(6)) == ([1], [])
     host.lose(1)
     assert host.is_settled
     assert host.parts() == [None]

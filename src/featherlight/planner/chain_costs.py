@@ -196,11 +196,7 @@ class _Measuring:
 def _chain(
     names: Sequence[str], sized: _Measuring, marks: MemoryMarks, seconds: Sequence[tuple[float, float]]
 ) -> Chain:
-    count, seen = len(names), set[int]()
-    stays: dict[int, int] = {}
-    for stage in (count, *reversed(range(count)), -1):
-        stays[stage] = sum(size for weight, size in sized.gradients[stage].items() if weight not in seen)
-        seen |= sized.gradients[stage].keys()
+    count, stays = len(names), _gradients_that_stay(len(names), sized)
     outputs = [sized.sizes[stage][0] for stage in range(count)]
     base, enter, leave = (marks.bytes_at(key) for key in ((-1, "start"), (0, "called"), (count - 1, "returns")))
     leave -= outputs[-2] if count > 1 else 0  # of which the model lets go when the last stage has returned
@@ -235,6 +231,16 @@ def _chain(
     stay = [marks.bytes_at((i, "run")) - marks.bytes_at((i, "called")) - outputs[i] for i in range(count)]
     held = max(0, *between, 0) + sum(max(0, one) for one in stay) + _MARGIN
     return Chain(stages=(first, *inner, last), held_bytes=held)
+
+
+def _gradients_that_stay(count: int, sized: _Measuring) -> dict[int, int]:
+    """Bytes of gradients of weights by the stage in whose backward pass they first come up."""
+    seen: set[int] = set()
+    stays: dict[int, int] = {}
+    for stage in (count, *reversed(range(count)), -1):
+        stays[stage] = sum(size for weight, size in sized.gradients[stage].items() if weight not in seen)
+        seen |= sized.gradients[stage].keys()
+    return stays
 
 
 def _stage_cost(

@@ -8,8 +8,8 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_MOST = 1 << 16
-"""Elements up to which the contents of a tensor are kept."""
+_MOST = 1 << 20
+"""Elements up to which the contents of a tensor are kept, such as those of the mask of 1,024 rows of 1,024 tokens."""
 
 
 class KnownValues:

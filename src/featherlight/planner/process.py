@@ -47,6 +47,11 @@ def predict_process(step: StepMemory, *, loaded: bool, baseline: int | None = No
     return ProcessMemory(baseline=taken, tensors=tensors, slack=_KERNELS + int(_FRAGMENTS * step.above_start))
 
 
+def room_for_steps(memory: int, baseline: int) -> int:
+    """Bytes that steps may take above what is there before them, if the process is to stay within `memory`; may be negative."""
+    return int((memory - baseline - _KERNELS) / (1 + _FRAGMENTS))
+
+
 def resident_bytes() -> int:
     """The resident size of this process at present; where the system does not tell it, the largest so far."""
     try:

@@ -1,7 +1,7 @@
 """What kernels allocate inside one operation, beyond their outputs; no dispatcher sees it, and the profiler counts it.
 
-On a CPU these are the reordered copies of oneDNN: channels in blocks of 16 (8 without AVX-512). Everything here was compared
-with the profiler; where a kernel is not known, its workspace counts as none.
+On a CPU these are the reordered copies of oneDNN: channels in blocks of 16 (8 without AVX-512, which was not run). All of
+it was compared with the profiler on a processor with AVX-512; where a kernel is not known, its workspace counts as none.
 """
 
 import functools

@@ -19,11 +19,11 @@ def memory_timeline(predicted: Sequence[int], measured: Sequence[int]) -> list[S
         return []
     lines = {"predicted": _thinned(predicted)} | ({"measured": _thinned(measured)} if measured else {})
     peaks = f"Peaks: predicted {max(predicted) / 2**20:.1f} MiB"
-    if measured:
+    if measured and max(measured) > 0:
         difference = (max(predicted) - max(measured)) / max(measured)
         peaks += f", measured {max(measured) / 2**20:.1f} MiB ({difference:+.1%})"
     else:
-        peaks += "; not measured, since the profiler's notes of so many passes would take memory themselves"
+        peaks += "; not measured: the steps were made in an earlier part of the run, or notes of so many passes take memory too"
     chart = LineChart(
         x_label="share of the first two steps, in changes of memory (%)",
         y_label="MiB above the weights",

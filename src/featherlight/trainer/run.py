@@ -14,10 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from featherlight.functional import QuantizedTensor
 from featherlight.meter import AllocationPeak, Meter, allocation_peak
-from featherlight.objective import NonFiniteLossError, Objective
+from featherlight.objective import NonFiniteLossError, Objective, Team
 from featherlight.optim.first_order import adopt_evaluation_weights, evaluation_weights
 from featherlight.trainer.distributed import World, shared
 from featherlight.trainer.enlisting import enlist, heeding
+from featherlight.trainer.evaluations import Evaluations
 from featherlight.trainer.experiment import Evaluation, Experiment, Stage
 from featherlight.trainer.journal import JournalWriter
 from featherlight.trainer.loop import Callback, Clock, StepInfo, fit
@@ -35,7 +36,6 @@ from featherlight.trainer.take_up import TakenUp, open_journal, restore_optimize
 from featherlight.transforms import TransformStack
 
 _PROFILED_STEPS = 2
-_SAVES_SHARE = 50
 _NORM_BATCHES = 32
 
 Judge = Callable[[float, float], bool]
@@ -180,19 +180,15 @@ class Run:
                 restore_optimizer(self, optimizer, found)
             lockstep = enlist(self, stage, optimizer, found, journal)
             scheduler = LambdaLR(optimizer, lambda _: stage.schedule(self.clock.progress))
-            if memory is None:
-                probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
-                memory = measure_memory(self.experiment.model, *probes)
+            memory = memory if memory is not None else self._measure_before(stage, team)
             self.experiment.model.train(stage.training)
             self.optimizer = optimizer
+
+            def objective(step: int) -> Objective:
+                return shared(stage.objective(lockstep.draw(step), self.meter), team)
+
             try:
-                memory = self._fit(
-                    lambda step: shared(stage.objective(lockstep.draw(step), self.meter), team),
-                    optimizer,
-                    scheduler,
-                    journal,
-                    memory,
-                )
+                memory = self._fit(objective, optimizer, scheduler, journal, memory)
                 ended_early = self.clock.interrupted and self.clock.progress < 1
                 lockstep.finish("interrupted" if ended_early else "finished")
                 adopt_evaluation_weights(optimizer, model=self.experiment.model, passes=self._passes())
@@ -204,6 +200,11 @@ class Run:
             finally:
                 lockstep.close()
                 self.optimizer = None
+
+    def _measure_before(self, stage: Stage, team: Team | None) -> MemoryUse:
+        """What weights and a forward pass take."""
+        probes = [shared(stage.objective(step, Meter()), team) for step in _measured(stage, 0)[:1]]
+        return measure_memory(self.experiment.model, *probes)
 
     def _passes(self) -> Iterator[Callable[[], object]]:
         """Forward passes over some batches of the stage, for BatchNorm statistics of averaged weights."""
@@ -244,7 +245,7 @@ class Run:
                     with self._peak() as peak:
                         go_on(until_step=measured[-1] + 1)
                     memory = memory.with_training(peak)
-            callbacks.append(_Evaluations(self, optimizer, saves=self.experiment.replay is None))
+            callbacks.append(Evaluations(self, optimizer, saves=self.experiment.replay is None))
             go_on()
         if self.experiment.replay is None:
             self.save(optimizer)
@@ -362,36 +363,3 @@ class Run:
 def _measured(stage: Stage, step: int) -> list[int]:
     """Those of the next steps whose memory is measured."""
     return [number for number in range(step, step + _PROFILED_STEPS) if stage.measured(number)]
-
-
-class _Evaluations:
-    """Scores the model at equal shares of a stage's budget, and saves there and every few minutes.
-
-    A save at an evaluation is left out where saves would take more than a fiftieth of the time.
-    """
-
-    def __init__(self, run: Run, optimizer: Optimizer, *, saves: bool) -> None:
-        self._run = run
-        self._optimizer = optimizer
-        self._saves = saves
-        self._shares = run.experiment.evaluations
-        self._done = self._share_of(run.clock.progress)
-        self._saved_at = run.clock.seconds
-        self._cost = 0.0
-
-    def on_step(self, info: StepInfo) -> None:
-        share = self._share_of(info.progress)
-        due = share > self._done and info.progress < 1
-        if due:
-            self._done = share
-            self._run.evaluate()
-            self._run.ask_judge()
-        since = info.seconds - self._saved_at
-        if self._saves and ((due and since >= _SAVES_SHARE * self._cost) or since > 60 * self._run.save_minutes):
-            began = time.perf_counter()
-            self._run.save(self._optimizer)
-            self._saved_at, self._cost = info.seconds, self._run.world.broadcast(time.perf_counter() - began)
-
-    def _share_of(self, progress: float) -> int:
-        """How many of the equal shares are over."""
-        return int(progress * self._shares + 1e-9)

@@ -1,6 +1,7 @@
 """What the processes of a team tell each other: bytes, sums in one unit, and who came to other weights."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featherlight.optim import ZerothOrderSGD
-from featherlight.optim.zeroth_order import Part, Slot, combine, mean_loss
+from featherlight.optim.zeroth_order import Part, Slot, StepRecord, combine, mean_loss
 from featherlight.optim.zeroth_order.update import COEFFICIENT_LIMIT, quantize_coefficients
-from featherlight.trainer.team import Measured, Pace, require_agreement
+from featherlight.trainer.team import HostGather, Measured, Pace, require_agreement
+from featherlight.trainer.team.messages import Hello, Over, Ready, Told
+from featherlight.trainer.team.protocol import NO_STEPS
+from featherlight.trainer.team.switchboard import Heard
 
 INTEGERS = st.lists(st.integers(-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT), min_size=3, max_size=3)
 UNITS = st.floats(0.0, 1e6, width=32)
@@ -99,3 +103,26 @@ def test_all_go_by_the_seconds_of_the_first_without_losing_its_own():
 def test_a_copy_of_an_optimizer_belongs_to_no_team():
     optimizer = ZerothOrderSGD(torch.nn.Linear(2, 2), 1e-3, gather=object())  # pyright: ignore[reportArgumentType]
     assert copy.copy(optimizer).gather is None
+
+
+def test_a_member_that_measures_other_directions_is_told_to_leave():
+    heard = [Heard(1, Hello(facts={}, steps=0, chain=NO_STEPS)), Heard(1, Ready(steps=0))]
+    said = []
+    board = SimpleNamespace(
+        receive=lambda timeout: heard.pop(0) if heard else None,
+        send=lambda peer, message: said.append(message),
+        hang_up=lambda peer: None,
+    )
+    optimizer = ZerothOrderSGD(torch.nn.Linear(2, 2), 1e-3)
+    host = HostGather(board, optimizer, SimpleNamespace(), facts={}, records=[], digest_every=9)  # pyright: ignore[reportArgumentType]
+    host.wait_for(1)
+    heard.append(Heard(1, Told(step=0, data=Measured(part=part([1, 2])).encode())))
+
+    def record_of(parts):
+        arrived = torch.tensor([sum(one is not None for one in parts)])
+        return StepRecord(step=0, seed=0, scale=1.0, rates=(1.0,), decays=(1.0,), coefficients=arrived)
+
+    settled = host.settle(part([1, 2, 3]), record_of)
+    assert settled.record.coefficients.tolist() == [1]
+    assert isinstance(said[-1], Over)
+    assert "another number of directions than the host, 3" in said[-1].sentence

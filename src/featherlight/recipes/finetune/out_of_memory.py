@@ -11,8 +11,9 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from featherlight.recipes.finetune.config import FinetuneConfig
+from featherlight.recipes.finetune.config import FinetuneConfig, config_from_text
 from featherlight.recipes.runner import Plan
+from featherlight.trainer import RunDirectory
 
 _MOST_REMEDIES = 3
 _FAILED = 1
@@ -81,27 +82,41 @@ def explained_out_of_memory(plan: Plan, console: Console, *, auto_retry: bool) -
     again.plan = replace(plan, variants=[replace(plan.variants[0], config=found[0].config)], path=path)
 
 
-def explain(config: FinetuneConfig) -> tuple[str, list[Remedy]]:
-    """What the steps of a fine-tune take, as a sentence, and up to three remedies, the least different first."""
+def explain(config: FinetuneConfig, resolved: FinetuneConfig) -> tuple[str, list[Remedy]]:
+    """What the steps of a fine-tune take, as a sentence, and up to three remedies, the least different first.
+
+    Args:
+        config: as it was asked for.
+        resolved: with the choices that were made for it.
+    """
     from featherlight.recipes.plan.choice import in_gib, predict
     from featherlight.recipes.plan.fitting import as_it_is, remedies, subject_of_config
 
-    subject = subject_of_config(config)
-    now = predict(subject, as_it_is(config), subject.rows, memory=None, rate=1.0)
+    subject = subject_of_config(resolved)
+    now = predict(subject, as_it_is(resolved), subject.rows, memory=None, rate=1.0)
     largest = sorted(now.step.categories.items(), key=lambda one: -one[1])
     parts = ", ".join(f"{name} {in_gib(size)}" for name, size in largest if size >= now.step.peak // 100)
     sentence = f"a step is predicted to take {in_gib(now.step.peak)} of tensors at its peak: {parts}"
     found = []
-    for way, flags in remedies(config):
+    for way, flags in remedies(resolved):
         row = predict(subject, way, subject.rows, memory=None, rate=1.0)
         changed = replace(
             config,
             method=way.method,  # pyright: ignore[reportArgumentType]
             trainable=way.trainable,
+            lora=way.lora,
             micro_batch=way.micro_batch,
         )
+        if config.method == "auto" and "--method" not in flags:
+            flags = f"--method {way.method} {flags}"
         found.append(Remedy(flags=flags, config=changed, saved=now.step.peak - row.step.peak))
     return sentence, [one for one in found if one.saved > now.step.peak // 50][:_MOST_REMEDIES]
+
+
+def _as_begun(config: FinetuneConfig, path: Path) -> FinetuneConfig:
+    """With the choices that its run has made, if it came so far."""
+    kept = RunDirectory(path=path).config
+    return config_from_text(kept.read_text(), source=str(kept)) if kept.is_file() else config
 
 
 def _without_place(words: list[str]) -> list[str]:
@@ -118,7 +133,7 @@ def _tell(config: FinetuneConfig, path: Path, console: Console) -> list[Remedy]:
 
     say("error: the memory is used up.", "red")
     try:
-        sentence, found = explain(config)
+        sentence, found = explain(config, _as_begun(config, path))
     except MemoryError:
         say("There is not even enough left to say what took it. Use `--method zo`, or a smaller model.")
         return []

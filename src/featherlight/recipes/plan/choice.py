@@ -10,12 +10,15 @@ from torch import nn
 from featherlight.planner.fitting import largest_that_fits
 from featherlight.planner.memory import STEPS, StepMemory, predict_or_measure
 from featherlight.planner.process import ProcessMemory, predict_process
+from featherlight.planner.trace import UntraceableError
 from featherlight.recipes.methods import METHODS
 from featherlight.recipes.plan.subject import Subject, objective_of, optimizer_of
 from featherlight.recipes.plan.ways import Way, micro_batched
 
 _TIMED_FLOPS = 2e9
-_MOST_ROWS = 1024
+MOST_ROWS = 1024
+"""Of a batch, up to which the largest is looked for."""
+
 _PASSES = 2
 """Passes of a micro-batched step that are followed: from the second on, all find gradients there and are alike."""
 
@@ -87,7 +90,7 @@ def recommend(rows: Sequence[Row]) -> tuple[Row | None, str]:
     fitting = [row for row in rows if row.fits]
     if not fitting:
         least = min(rows, key=lambda row: row.process.total)
-        return None, f"nothing fits; {least.way.title} takes the least"
+        return None, f"no way fits; {least.way.title} takes the least, {in_gib(least.process.total)}"
     best = min(fitting, key=lambda row: (row.way.rank, row.seconds, -(row.way.micro_batch or row.rows)))
     if best.way.rank == 0:
         return best, "it has a gradient of every weight" + (
@@ -96,15 +99,23 @@ def recommend(rows: Sequence[Row]) -> tuple[Row | None, str]:
     return best, "the better ways do not fit"
 
 
-def largest_batch(subject: Subject, way: Way, memory: int, baseline: int, *, most: int = _MOST_ROWS) -> int | None:
-    """The most rows of a batch whose predicted process fits; None if not even one does."""
+def largest_batch(subject: Subject, way: Way, memory: int, baseline: int, *, most: int = MOST_ROWS) -> int | None:
+    """The most rows of a batch whose predicted process fits; None if not even one does, or it cannot be said."""
+    if way.activation_bytes is not None:
+        return None  # its schedule is for this batch
     if way.micro_batch is not None:
         return most
 
     def peak(rows: int) -> int:
         return predict(subject, way, rows, memory=memory, rate=1.0, baseline=baseline).process.total
 
-    return largest_that_fits(peak, memory, most)
+    while True:
+        try:
+            return largest_that_fits(peak, memory, most)
+        except UntraceableError:  # masks of so many rows are too large to follow their contents
+            if most <= subject.rows:
+                raise
+            most = max(subject.rows, most // 2)
 
 
 def largest_pass(subject: Subject, way: Way, memory: int, baseline: int) -> Way | None:

@@ -1,6 +1,7 @@
 """`featherlight plan` as a function: from what was typed to a table."""
 
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from featherlight.data import Labels, load_text
 from featherlight.planner.memory import CATEGORIES
 from featherlight.planner.process import resident_bytes
 from featherlight.planner.sizes import parse_size
+from featherlight.recipes.plan.checkpointed import checkpointed
 from featherlight.recipes.plan.choice import (
+    MOST_ROWS,
     Row,
     in_gib,
     largest_batch,
@@ -26,10 +30,11 @@ from featherlight.recipes.plan.choice import (
 )
 from featherlight.recipes.plan.subject import Subject, from_function, from_recipe, is_recipe, silent_workspace
 from featherlight.recipes.plan.text import text_subject
-from featherlight.recipes.plan.ways import FULL, NOTES, ways
+from featherlight.recipes.plan.ways import FULL, NOTES, Way, eight_bits, ways
 from featherlight.trainer import tracker
 
 _DEFAULT_ROWS = 16
+_NOT_LOADED = "activation checkpointing is planned for models in memory, those of recipes and of module:function"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Asked:
 
     Attributes:
         model: directory, hub id, "minilm", a recipe, or module:function.
-        data: file of training rows, whose labels and longest row are planned for; None takes two classes.
+        data: file of training rows, whose classes are planned for; None takes two.
         batch: rows; None is 16, or a recipe's own.
         length: tokens of the longest row; None as `text_subject` says.
         task: "lm" for a language model, else "auto".
@@ -76,7 +81,7 @@ def plan(asked: Asked, *, as_json: bool, console: Console) -> None:
     memory = None if asked.memory is None else parse_size(asked.memory)
     with tempfile.TemporaryDirectory() as scratch:
         subject = subject_of(asked, Path(scratch))
-        rows = predicted(subject, memory, console)
+        rows, notes = predicted(subject, memory, console)
     best, reason = recommend(rows)
     most = None
     if memory is not None and best is not None:
@@ -85,7 +90,7 @@ def plan(asked: Asked, *, as_json: bool, console: Console) -> None:
         typer.echo(json.dumps(_as_json(subject, rows, best, reason, memory, most)))
         return
     Console().print(_table(subject, rows, best, memory), highlight=False)
-    _say(subject, best, reason, most, asked, console)
+    _say(subject, best, reason, most, asked, notes, console)
 
 
 def subject_of(asked: Asked, scratch: Path) -> Subject:
@@ -100,8 +105,8 @@ def subject_of(asked: Asked, scratch: Path) -> Subject:
     return text_subject(asked.model, rows=asked.batch or _DEFAULT_ROWS, length=length, num_outputs=outputs)
 
 
-def predicted(subject: Subject, memory: int | None, console: Console) -> list[Row]:
-    """All ways, predicted, with a bar."""
+def predicted(subject: Subject, memory: int | None, console: Console) -> tuple[list[Row], list[str]]:
+    """All ways, predicted, with a bar; and what to say of ways that are left out."""
     rate = machine_rate()
     whole = subject.case(FULL, 1)
     baseline = resident_bytes()
@@ -109,10 +114,17 @@ def predicted(subject: Subject, memory: int | None, console: Console) -> list[Ro
         require_weights_fit(whole.model, 0 if whole.loaded else baseline, memory)
     chosen = ways(subject.rows, is_text=subject.is_text)
     track = tracker(console)
-    return [
+    rows = [
         predict(subject, way, subject.rows, memory=memory, rate=rate, baseline=baseline)
         for way in track(chosen, "predicting", len(chosen))
     ]
+    if not whole.loaded:
+        return rows, [_NOT_LOADED]
+    try:
+        rows.insert(1, checkpointed(subject, rows[0], memory))
+    except ValueError as error:
+        return rows, [f"activation checkpointing is left out: {error}"]
+    return rows, []
 
 
 def _num_outputs(asked: Asked) -> int:
@@ -125,7 +137,7 @@ def _num_outputs(asked: Asked) -> int:
 
 def _table(subject: Subject, rows: Sequence[Row], best: Row | None, memory: int | None) -> Table:
     limit = "" if memory is None else f", {in_gib(memory)} for the process"
-    table = Table(title=f"{subject.name}: {subject.rows} rows a step{limit}")
+    table = Table(title=f"{escape(subject.name)}: {subject.rows} rows a step{limit}")
     for name in ("", "way", "tensors", "process", "time a step", "fits", "results"):
         table.add_column(name, justify="right" if name in ("tensors", "process", "time a step") else "left")
     for row in rows:
@@ -142,7 +154,15 @@ def _table(subject: Subject, rows: Sequence[Row], best: Row | None, memory: int 
     return table
 
 
-def _say(subject: Subject, best: Row | None, reason: str, most: int | None, asked: Asked, console: Console) -> None:
+def _say(
+    subject: Subject,
+    best: Row | None,
+    reason: str,
+    most: int | None,
+    asked: Asked,
+    notes: Sequence[str],
+    console: Console,
+) -> None:
     lines = [
         "tensors and process: predicted peaks. Times are estimates: products counted, over the rate of one product here."
     ]
@@ -153,16 +173,28 @@ def _say(subject: Subject, best: Row | None, reason: str, most: int | None, aske
         lines.append("its peak: " + ", ".join(f"{k} {in_gib(v)}" for k, v in best.step.categories.items() if v))
         if best.step.measured is not None:
             lines.append(f"measured by running steps, since {best.step.measured}")
-    lines += NOTES
-    if most is not None and best is not None and best.way.micro_batch is None:
-        lines.append(f"largest batch that fits this way: {most} rows, by prediction")
-    if best is not None and best.way.flags is not None and subject.is_text:
-        train = asked.data or "FILE"
-        lines.append(
-            f"run it:\n  featherlight finetune --model {asked.model} --train {train} --batch {subject.rows} {best.way.flags}"
-        )
+    lines += [*NOTES, eight_bits(), *notes]
+    if most is not None and best is not None and best.way.micro_batch is None and best.way.activation_bytes is None:
+        more = " or more" if most == MOST_ROWS else ""
+        lines.append(f"largest batch that fits this way: {most} rows{more}, by prediction")
+    if best is not None and (told := _how_to_run(subject, best.way, asked)) is not None:
+        lines.append(told)
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _how_to_run(subject: Subject, way: Way, asked: Asked) -> str | None:
+    if way.activation_bytes is not None:
+        return (
+            f"run it: featherlight.planner.training_chain.plan_for(model, batch, loss, {way.activation_bytes}).transform(); an "
+            f"image classifier's recipe takes --set activation_memory={way.activation_bytes}"
+        )
+    if way.flags is None or not subject.is_text:
+        return None
+    words = ["featherlight", "finetune", "--model", asked.model, "--train", asked.data or "FILE"]
+    words += ["--batch", str(subject.rows)] + (["--task", asked.task] if asked.task != "auto" else [])
+    words += [] if asked.length is None else ["--set", f"max_length={asked.length}"]
+    return f"run it:\n  {shlex.join(words)} {way.flags}"
 
 
 def _as_json(
@@ -188,6 +220,7 @@ def _as_json(
                 "measured": row.step.measured,
                 "results": row.way.quality,
                 "flags": row.way.flags,
+                "activation_bytes": row.way.activation_bytes,
             }
             for row in rows
         ],

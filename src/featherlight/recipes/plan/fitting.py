@@ -1,5 +1,6 @@
 """A fine-tune that is made to fit: the best way, and as many rows a pass as go, by prediction."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,17 +23,26 @@ def fit_to_memory(config: FinetuneConfig, display: Display) -> tuple[FinetuneCon
     """The config with method, trained weights and rows a pass chosen so that the predicted process stays within `memory`.
 
     What the config says already is kept: a method that is not "auto", adapters, trained weights, and a smaller `micro_batch`.
+    Where it says both method and `micro_batch`, as that of a run that was planned does, nothing is left to choose: a run that
+    is taken up goes on as it began.
 
     Raises:
-        ValueError: nothing fits; says what the least is.
+        ValueError: nothing fits; says what the least is. Or there are several processes.
     """
     assert config.memory is not None, "a run without a limit is not planned"
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"`memory` is planned by each process for itself, and {processes} that train together could choose differently. "
+            "Leave `--memory` out under torchrun and give `--method` and `--set micro_batch=`, which `featherlight plan` finds."
+        )
     memory = parse_size(config.memory)
     display.say(f"planning for {in_gib(memory)}")
     subject = subject_of_config(config)
     model = subject.case(FULL, 1).model
     baseline = resident_bytes()
     require_weights_fit(model, baseline, memory)
+    if config.method != "auto" and config.micro_batch is not None:
+        return _chosen(config, subject, as_it_is(config), memory, baseline, display)
     tried = []
     for way in ways_of_config(config):
         found = largest_pass(subject, way, memory, baseline)
@@ -117,21 +127,21 @@ def _chosen(
     config: FinetuneConfig, subject: TextSubject, way: Way, memory: int, baseline: int, display: Display
 ) -> tuple[FinetuneConfig, Planned]:
     row = predict(subject, way, subject.rows, memory=memory, rate=1.0, baseline=baseline)
-    passes = way.micro_batch
-    if config.micro_batch is not None:
-        passes = min(config.micro_batch, passes or config.batch)
+    rows = min(config.micro_batch or config.batch, way.micro_batch or config.batch)
     resolved = replace(
         config,
         method=way.method,  # pyright: ignore[reportArgumentType]
         trainable=way.trainable,
         lora=way.lora,
-        micro_batch=passes,
+        micro_batch=rows,
     )
-    rows = config.batch if passes is None else passes
+    title = way.title if way.title.endswith("a pass") else f"{way.title}, {rows} rows a pass"
     text = (
-        f"{config.memory} asked; {way.title}, {rows} rows of up to {subject.length} tokens a pass; predicted "
+        f"{config.memory} asked; {title}, of up to {subject.length} tokens a row; predicted "
         f"{in_gib(row.process.total)} for the process: tensors {in_gib(row.step.peak)}, Python and torch {in_gib(baseline)}, "
         f"slack {in_gib(row.process.slack)}"
     )
     display.say(text)
+    if not row.fits:
+        display.say(f"note: that is more than {config.memory}; method and `micro_batch` are as they were given")
     return resolved, Planned(text=text, timeline=[moment.num_bytes for moment in row.step.timeline])

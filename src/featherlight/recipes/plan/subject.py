@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from featherlight.meter import Meter
-from featherlight.objective import Batch, BatchObjective, ClipGradient, Objective, PerExampleLoss
+from featherlight.objective import Batch, BatchObjective, ClipGradient, Objective, PerExampleLoss, autocast
 from featherlight.objective.passes import num_rows
+from featherlight.precision import Precision
 from featherlight.recipes.catalogue import find, recipes
+from featherlight.recipes.config import changed, known_keys
 from featherlight.recipes.methods import METHODS, Setup
 from featherlight.recipes.optimizer_config import OptimizerConfig
 from featherlight.recipes.plan.ways import Way
@@ -92,7 +94,7 @@ class ReadySubject:
 
 def objective_of(way: Way, case: Case) -> Callable[[nn.Module, Batch], Objective]:
     """Makes the objective of a step."""
-    loss = case.loss if way.autocast is None else _autocast(case.loss, way.autocast)
+    loss = autocast(case.loss, Precision() if way.autocast is None else Precision(compute=way.autocast))
     return lambda model, batch: BatchObjective(model, batch, loss, micro_batch=way.micro_batch)
 
 
@@ -125,6 +127,8 @@ def from_recipe(name: str, batch: int | None, workspace: Workspace) -> ReadySubj
         ValueError: there is no such recipe, or its loss is not that of a batch.
     """
     _, config = find(name)
+    if "device" in known_keys(type(config)):
+        config = changed(config, {"device": "cpu"}, source=name)
     experiment = config.experiment(workspace)
     objective: Any = experiment.stages[0].objective(0, Meter())
     while isinstance(objective, ClipGradient):
@@ -153,8 +157,10 @@ def from_function(name: str, batch: int | None) -> ReadySubject:
         sys.path.insert(0, os.getcwd())
     try:
         made: Any = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be called ({error}). Name a function as module:function.") from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be called ({error}). Name a function that takes nothing, as module:function."
+        ) from error
     if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module) and callable(made[2])):
         raise ValueError(
             f"{name} returned {type(made).__name__}; a plan needs `(model, batch, loss)`: a module, a dict of tensors with a "
@@ -172,11 +178,3 @@ def is_recipe(name: str) -> bool:
 def silent_workspace(scratch: Any) -> Workspace:
     """A workspace that says nothing."""
     return Workspace(scratch=scratch, display=Display(None))
-
-
-def _autocast(loss: PerExampleLoss, dtype: torch.dtype) -> PerExampleLoss:
-    def under_autocast(model: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast(next(iter(batch.values())).device.type, dtype=dtype):
-            return loss(model, batch).float()
-
-    return under_autocast

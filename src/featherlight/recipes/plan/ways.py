@@ -25,6 +25,7 @@ class Way:
         micro_batch: rows a pass; None runs the batch at once.
         autocast: dtype of the forward pass.
         flags: what `featherlight finetune` is told; None where it cannot run this.
+        activation_bytes: what a forward and a backward pass may take above weights and state; None for all they like.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Way:
     micro_batch: int | None = None
     autocast: torch.dtype | None = None
     flags: str | None = None
+    activation_bytes: int | None = None
 
 
 FULL = Way(
@@ -49,12 +51,29 @@ FULL = Way(
 )
 """All weights, whole batches, float32."""
 
+CHECKPOINTED = Way(
+    key="checkpointed",
+    title="AdamW, activation checkpointing",
+    method="adamw",
+    quality=_SAME,
+    rank=0,
+)
+"""As `FULL`, with part of the forward pass done again in the backward pass."""
+
 NOTES = (
-    "the same steps: those of AdamW up to rounding, in smaller passes",
+    "the same steps: those of AdamW up to rounding, in smaller passes or with part of them run twice",
     "fewer weights to adapt: often near full fine-tuning where the pretrained features are good",
     "many more steps: two forward passes tell less about an example than a gradient does (docs/choosing.md)",
 )
 """What the words on results mean."""
+
+
+def eight_bits() -> str:
+    """Why no way has optimizer state in 8 bits."""
+    found = [name for name in ("torchao", "bitsandbytes") if find_spec(name) is not None]
+    if not found:
+        return "optimizer state in 8 bits is not offered: neither torchao nor bitsandbytes is installed"
+    return f"optimizer state in 8 bits is not planned; that of {found[0]} takes about a quarter of AdamW's"
 
 
 def ways(rows: int, *, is_text: bool) -> list[Way]:

@@ -105,6 +105,10 @@ class Host:
         """Whether nobody is waited for."""
         return all(one.told is not None for one in self._peers.values() if one.seat is not None)
 
+    def of_other_size(self, num_bytes: int) -> list[int]:
+        """The connections that told something else than so many bytes."""
+        return sorted(p for p, one in self._peers.items() if one.told is not None and len(one.told) != num_bytes)
+
     def parts(self) -> list[bytes | None]:
         """What was told for each place but the host's own, in order; None of those that are gone."""
         by_number = {one.seat.number: one.told for one in self._peers.values() if one.seat is not None}

@@ -101,7 +101,8 @@ class HostGather:
             self._take(self._board.receive(None))
         while (heard := self._board.receive(0)) is not None:
             self._take(heard)
-        told = [self._measured(data, len(part.coefficients)) for data in self._host.parts()]
+        self._dismiss_others(len(part.coefficients))
+        told = [None if data is None else Measured.decode(data) for data in self._host.parts()]
         self._compare(told)
         parts = [part, *(None if one is None else one.part for one in told)]
         seat = self._host.seat
@@ -159,11 +160,16 @@ class HostGather:
                 self.finish("failed", str(error))
                 raise
 
-    def _measured(self, data: bytes | None, directions: int) -> Measured | None:
-        """What was told; None where it is not of this step's size."""
-        if data is None or len(data) != HEAD_BYTES + 2 * directions:
-            return None
-        return Measured.decode(data)
+    def _dismiss_others(self, directions: int) -> None:
+        """Lets members go that measure another number of directions, which no step could ever take in."""
+        for peer in self._host.of_other_size(HEAD_BYTES + 2 * directions):
+            sentence = (
+                f"it measured another number of directions than the host, {directions}. Start it with the same `--batch` and "
+                "settings of the optimizer."
+            )
+            self._board.send(peer, Over(kind="refused", sentence=sentence))
+            self._board.hang_up(peer)
+            self._host.lose(peer)
 
     def _note_targets(self) -> None:
         targets = self._optimizer.targets

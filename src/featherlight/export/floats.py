@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featherlight.files import write_atomically
 from featherlight.export.packages import DEFAULT_OPSET, FLOAT_OPSETS, check_opset, need_onnx, need_onnxscript
+from featherlight.files import write_atomically
 
 
 def write_onnx(model: nn.Module, example: Tensor, path: Path, *, opset: int = DEFAULT_OPSET) -> None:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from featherlight.files import write_atomically
 from featherlight.export.int8_nodes import MICROSOFT, NodeList
 from featherlight.export.packages import DEFAULT_OPSET, OPSETS, check_opset, need_onnx
+from featherlight.files import write_atomically
 from featherlight.transforms.quantize.integer_executor import IntegerExecutor
 from featherlight.transforms.quantize.integer_ops import Op, inputs_of
 from featherlight.transforms.quantize.integer_program import IntegerProgram

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from featherlight.archive import files
 from featherlight.recipes import command
 from featherlight.recipes.classify import experiment as module
 from featherlight.report import read_run
-from featherlight.trainer import files
 from tests.e2e.command_line import ROOT, call
 from tests.e2e.digits_runs import DIGITS, interrupt_at, same, weights
 

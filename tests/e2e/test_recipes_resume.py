@@ -12,11 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-<<<<<<< HEAD
 from featherlight import files
-=======
-from featherlight.archive import files
->>>>>>> w-R2
 from featherlight.recipes import command
 from featherlight.recipes.classify import experiment as module
 from featherlight.report import read_run

@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_in_a_later_epoch(pair, expected)
 def test_a_method_that_cannot_be_shared_leaves_no_trace(pair):
     out, *ended = pair["lozo"]
     assert {one.code for one in ended} <= {1, 2}, "the second is told of the first, unless that is gone already"
-    assert any("forward-only method LOZO runs in one process" in one.err for one in ended if one.code == 2)
+    assert any("forward-only method LOZO runs in one process" in one.err for one in ended if one.code == 2), ended
     assert not out.exists()
 
 

@@ -20,7 +20,7 @@ _LENET300 = ClassifyConfig(
 )
 
 
-@recipe(cost="an estimated 8 minutes on 1 core", data=_MNIST_DATA)
+@recipe(cost="8 minutes on 1 core", data=_MNIST_DATA)
 def lenet300() -> CompressConfig:
     """LeNet-300-100 on MNIST, pruned, shared and coded into a file of some kilobytes."""
     return CompressConfig(

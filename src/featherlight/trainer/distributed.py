@@ -178,7 +178,8 @@ class World:
         if self.size > 1 and isinstance(optimizer, (AGZO, MeZO, RecordedOptimizer)):
             if isinstance(optimizer, ZerothOrderSGD):
                 return
-            self.gather(None)  # none is told before all are here, since the first to leave clears the directory
+            if dist.is_initialized():
+                dist.barrier()  # none is told before all are here, since the first to leave clears the directory
             raise ValueError(
                 f"the forward-only method {type(optimizer).__name__} runs in one process, as what it keeps from step to step is "
                 "not made of whole numbers that processes could share. Train it without torchrun, or use `--method zo` or fzoo, "

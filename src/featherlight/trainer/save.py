@@ -144,13 +144,25 @@ def _state(model: nn.Module, everything: bool) -> dict[str, Tensor]:
 
 
 def _spread(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A whole optimizer state, with what has the shape of a parameter spread as the parameter is."""
+    """A whole optimizer state, with what has the shape of a parameter spread and laid out as the parameter is.
+
+    Fused optimizers walk through memory, and pair a parameter with the wrong entries of a state that is laid out otherwise.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, of_parameter in state["state"].items():
         for name, value in of_parameter.items():
             if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                of_parameter[name] = spread_like(parameters[number], value)
+                of_parameter[name] = spread_like(parameters[number], _laid_out(value, parameters[number]))
     return state
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor with the strides of another of its shape, where that one has channels last."""
+    for layout in (torch.channels_last, torch.channels_last_3d):
+        dims = 4 if layout is torch.channels_last else 5
+        if like.ndim == dims and not like.is_contiguous() and like.is_contiguous(memory_format=layout):
+            return tensor.contiguous(memory_format=layout)
+    return tensor
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -57,6 +57,32 @@ def test_a_saved_run_goes_on_to_the_same_bits(tmp_path: Path, kind: str, dtype: 
     assert bits_of(other) == bits_of(model)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.channels_last_3d])
+def test_a_network_with_channels_last_goes_on_to_the_same_bits(tmp_path: Path, layout: torch.memory_format) -> None:
+    kind = nn.Conv2d if layout is torch.channels_last else nn.Conv3d
+
+    def made(seed: int) -> tuple[nn.Module, Optimizer]:
+        torch.manual_seed(seed)
+        model = kind(3, 4, 3).to(memory_format=layout)
+        assert not model.weight.is_contiguous()
+        return model, torch.optim.AdamW(model.parameters(), 0.1, fused=True)
+
+    def step(model: nn.Module, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+        model(torch.arange(3.0 * 5**dims).reshape(1, 3, *[5] * dims).sin()).square().sum().backward()
+        optimizer.step()
+
+    dims = 2 if kind is nn.Conv2d else 3
+    (model, optimizer), path = made(0), tmp_path / "save"
+    step(model, optimizer)
+    write_save(path, model, optimizer, {"step": 1}, meter=Meter())
+    step(model, optimizer)
+    other, resumed = made(9)
+    load_save(path, other, resumed)
+    step(other, resumed)
+    assert bits_of(other) == bits_of(model)
+
+
 def write_small(path: Path) -> tuple[nn.Module, Optimizer]:
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)

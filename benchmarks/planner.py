@@ -7,6 +7,7 @@ round of each side counts, since whatever else runs on the machine only adds.
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -69,7 +70,9 @@ def against_segments(name: str, net: Net, batch: Mapping[str, Tensor], rounds: i
     began = time.perf_counter()
     plan = plan_measured(chain, budget)
     row: Row = {"stages": count, "full_bytes": full, "budget": budget, "planning_seconds": time.perf_counter() - began}
-    row |= _timed(net, batch, plan, [k for k in quickest if peaks[k] <= budget][:4], rounds)
+    fitting = [k for k in quickest if peaks[k] <= budget][:4]
+    row |= _timed(net, batch, plan, fitting, rounds)
+    row["segments_reckoned_extra_time"] = min(reckoned[k].seconds for k in fitting) / plan.full_seconds - 1
     least = plan_measured(chain, least_budget(chain.chain))
     transform = prepared(net, least)
     lowest, theirs = peak_of(net, plain), min(peaks.values())
@@ -84,26 +87,21 @@ def against_segments(name: str, net: Net, batch: Mapping[str, Tensor], rounds: i
 
 
 def _timed(net: Net, batch: Mapping[str, Tensor], plan: TrainingPlan, fitting: Sequence[int], rounds: int) -> Row:
-    """Plain, planned, and the numbers of segments that fit, in turn; the fastest of those counts."""
-    plain = net.step(batch)
+    """Plain, planned, and the numbers of segments that fit, in turn; the fastest of those counts.
 
-    def planned() -> None:
-        transform = prepared(net, plan)
-        plain()
-        transform.convert(net)
-
-    sides: dict[str, Step] = {"plain": plain, "planned": planned}
+    A copy carries the plan through all rounds, as a net does that is trained under one.
+    """
+    planned = copy.deepcopy(net)
+    prepared(planned, plan)
+    sides: dict[str, Step] = {"plain": net.step(batch), "planned": planned.step(batch)}
     sides |= {f"{k} segments": net.step(batch, segments=k) for k in fitting}
     seconds = in_turn(sides, rounds=rounds, clock=time.process_time)
     fastest = {side: min(taken) for side, taken in seconds.items()}
     best = min((side for side in sides if side.endswith("segments")), key=lambda side: fastest[side])
     extra = {side: fastest[side] / fastest["plain"] - 1 for side in ("planned", best)}
-    transform = prepared(net, plan)
-    peak = peak_of(net, plain)
-    transform.convert(net)
     return {
         "seconds": {side: spread(taken) for side, taken in seconds.items()},
-        "bytes": peak,
+        "bytes": peak_of(planned, sides["planned"]),
         "planned_bytes": plan.plan.peak_bytes,
         "proven": plan.plan.proven,
         "extra_time": extra["planned"],
@@ -214,7 +212,7 @@ def _rows(runs: FinishedRuns, short: bool) -> list[Row]:
     rows: list[Row] = []
     for name, make in NETS.items():
         torch.manual_seed(0)
-        made = partial(_on_fresh_net, make, partial(against_segments, name, rounds=6 if short else 15))
+        made = partial(_on_fresh_net, make, partial(against_segments, name, rounds=6 if short else 25))
         rows.append(runs.get({"part": "beside segments", "chain": name, "short": short}, made, _line))
     rows.append(runs.get({"part": "a thousand layers", "short": short}, partial(thousand, 3 if short else 20), _line))
     for seed in range(20 if short else 100):

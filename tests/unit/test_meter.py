@@ -185,3 +185,11 @@ def test_forward_only_memory_is_that_of_inference_and_a_little() -> None:
 
 def test_process_peak_counts_in_bytes() -> None:
     assert process_peak_bytes() > 50_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count a process by itself")
+def test_the_peak_of_a_process_is_its_own_and_not_its_parents() -> None:
+    large = b"1" * 1_000_000_000
+    code = "from featherlight.meter import process_peak_bytes; print(process_peak_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process_peak_bytes() > len(large) > int(child.stdout)

@@ -19,7 +19,7 @@ from featherlight.functional.signs import forget_tables
 from featherlight.meter import allocation_peak
 from featherlight.objective import Batch, Objective
 from featherlight.planner.fake_model import fake_batch, fake_copy, fake_mode_of, new_fake_mode, taken_for_real
-from featherlight.planner.trace import SameBranches, Trace, UntraceableError
+from featherlight.planner.trace import Block, SameBranches, Trace, UntraceableError
 
 CATEGORIES: tuple[str, ...] = ("weights", "gradients", "optimizer", "activations", "temporaries", "workspace", "inputs")
 """What memory goes to: trained and frozen weights and buffers; gradients; optimizer state; what forward passes keep for
@@ -27,6 +27,9 @@ backward ones; whatever else operations return; what kernels use inside; the bat
 
 _RANDOM_STATE = 5056
 """Bytes of the state of a generator on a CPU, which an objective sets aside."""
+
+_TABLES = 2**16
+"""Bytes of tables of constants that a first step may leave behind."""
 
 STEPS = 2
 """Steps that are followed: the first makes the optimizer's state, the second has it from its start."""
@@ -93,7 +96,8 @@ def predict_step(
         UntraceableError: the model's forward pass depends on the contents of tensors, or uses a kernel without a fake form;
             `measure_step` runs a step instead.
 
-    Cost: tens of microseconds an operation, whatever its size.
+    Cost: tens of microseconds an operation, whatever its size. Where nothing stays of a step, as with forward-only methods, those to
+    come are taken for the same and not followed.
     """
     mode = fake_mode_of(model) or new_fake_mode()
     with _told():
@@ -110,10 +114,17 @@ def predict_step(
         with _following(trace, ready):
             chosen = optimizer(ready)
             begin = len(trace.events)
-            for _ in range(steps):
+            for step in range(steps):
+                first, flops, held = len(trace.events), trace.flops, _held(trace)
                 trace.phase = "forward"
                 chosen.step(objective(ready, inputs))  # pyright: ignore[reportArgumentType, reportCallIssue]
                 _claim_state(trace)
+                made = _held(trace) - held
+                if not chosen.state and sum(block.num_bytes for block in made) <= _TABLES and _no_gradients(ready):
+                    to_come = steps - step - 1
+                    trace.events += [event for event in trace.events[first:] if event.block not in made] * to_come
+                    trace.flops += (trace.flops - flops) * to_come
+                    break
     return _summary(trace, begin, steps)
 
 
@@ -221,6 +232,15 @@ def _claim_state(trace: Trace) -> None:
     for block in trace.live():
         if block.kind == "temporaries":
             block.kind = "optimizer"
+
+
+def _held(trace: Trace) -> set[Block]:
+    """What is alive between two steps."""
+    return set(trace.live())
+
+
+def _no_gradients(model: nn.Module) -> bool:
+    return all(parameter.grad is None for parameter in model.parameters())
 
 
 def _summary(trace: Trace, begin: int, steps: int) -> StepMemory:

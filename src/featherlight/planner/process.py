@@ -1,16 +1,16 @@
 """What a whole process takes: Python, torch and everything else beside the tensors."""
 
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from featherlight.meter import process_peak_bytes
 from featherlight.planner.memory import StepMemory
 
 _KERNELS = 45_000_000
 """Bytes that compiled kernels, packed operands and library code take once steps run, as `benchmarks/planner_memory.py` finds."""
 
-_FRAGMENTS = 0.1
+_FRAGMENTS = 0.16
 """Share of what steps take that the allocator holds besides, between blocks that are in use; from the same measurements."""
 
 
@@ -57,6 +57,5 @@ def resident_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return process_peak_bytes()
     return pages * resource.getpagesize()

@@ -177,24 +177,28 @@ def flips(folder: Path, corruptions: int, seed: int = 0) -> Outcome:
 
 
 def mutations(folder: Path, count: int, seed: int = 0) -> Outcome:
-    """Mutated journals with their checksums made right again: each is read or refused with a sentence, never worse."""
-    from tests.faults.mutants import mutants
+    """Mutated inputs of all our parsers, mostly with sound checksums: each is read or refused with a sentence, never worse."""
+    from tests.faults.mutants import subjects
 
     reference(folder, "zo")
-    journal = (folder / "whole-zo" / "journal").read_bytes()
-    failures: list[str] = []
-    longest = 0.0
-    for data in mutants(journal, count, random.Random(seed)):
-        began = time.perf_counter()
-        try:
-            parse_journal(data, Path("mutant"))
-        except ValueError:
-            pass
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {error}")
-        longest = max(longest, time.perf_counter() - began)
-    note = f"the longest took {1000 * longest:.0f} ms"
-    return Outcome(fault="mutated journals through the parser", tries=count, failures=failures, note=note)
+    draw, failures, notes = random.Random(seed), [], []
+    found = subjects((folder / "whole-zo" / "journal").read_bytes(), folder)
+    each = -(-count // len(found))
+    for name, subject in found.items():
+        longest, refused = 0.0, 0
+        for _ in range(each):
+            data = subject.make(draw)
+            began = time.perf_counter()
+            try:
+                subject.read(data)
+            except ValueError:
+                refused += 1
+            except Exception as error:
+                failures.append(f"{name}: {type(error).__name__}: {error} ({data[:200]!r})")
+            longest = max(longest, time.perf_counter() - began)
+        notes.append(f"{name} {refused / each:.0%} refused, at most {1000 * longest:.0f} ms")
+    fault = "mutated inputs through every parser of our own"
+    return Outcome(fault=fault, tries=each * len(found), failures=failures, note="; ".join(notes))
 
 
 def take_part(path: Path, config: TinyConfig, told: int) -> None:

@@ -73,7 +73,7 @@ def test_cuts_and_flips(tmp_path: Path) -> None:
 
 
 def test_mutants(tmp_path: Path) -> None:
-    check(campaigns.mutations(tmp_path, 500), 500)
+    check(campaigns.mutations(tmp_path, 3000), 3000)
 
 
 @pytest.mark.skipif(not system_calls.is_possible(), reason="strace is absent or may not attach to a process")

@@ -93,7 +93,7 @@ def one_run(setting: Setting, seed: int, folder: Path) -> Row:
         4 * sum(p.numel() for p in network.model.parameters()),
     )
     path = out / "model" / "model.feather"
-    load_into(network.model, Archive(path))
+    load_into(Archive(path), network.model)
     size = path.stat().st_size
     return {
         "options": list(setting.options),

@@ -58,7 +58,7 @@ def subjects(journal: bytes, folder: Path) -> dict[str, Subject]:
         encode(one)
         for one in (
             Hello(facts={"base": "a"}, steps=3, chain=b"12345678"),
-            Welcome(first=1, records=[b"one", b"two"], targets=["w"]),
+            Welcome(first=1, records=[b"one", b"two"], targets={"w": [6, 10]}),
             Told(step=3, data=b"12345678"),
             Step(record=b"record", seat=seat, seconds=0.5),
             Over(kind="finished", sentence="done"),

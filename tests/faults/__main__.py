@@ -33,6 +33,7 @@ def all_campaigns(share: float) -> dict[str, Campaign]:
             f"short writes {method}": lambda folder, method=method: campaigns.short_writes(folder, method, 61 * stride),
         }
     found |= {
+        "altered saves adamw": lambda folder: campaigns.altered_saves(folder, "adamw", times(200)),
         "signals": campaigns.signals,
         "changed runs": campaigns.changed_runs,
         "flips": lambda folder: campaigns.flips(folder, times(100_000)),
@@ -62,22 +63,41 @@ def all_campaigns(share: float) -> dict[str, Campaign]:
     return found
 
 
+def rival_campaigns(share: float) -> dict[str, Campaign]:
+    """What Hugging Face's Trainer is put through beside ours, on a run that saves as often."""
+
+    def times(count: int) -> int:
+        return max(1, int(count * share))
+
+    found: dict[str, Campaign] = {
+        "rival kills": lambda folder: campaigns.kills(folder, "trainer", times(200)),
+        "rival altered saves": lambda folder: campaigns.altered_saves(folder, "trainer", times(50)),
+        "rival short writes": lambda folder: campaigns.short_writes(folder, "trainer", 61 * max(1, int(1 / share))),
+    }
+    if system_calls.is_possible():
+        found["rival calls"] = lambda folder: system_calls.kill_at_every_call(folder, "trainer", max(1, int(1 / share)))
+    return found
+
+
 def main() -> None:
     """Runs what is not done yet and prints the table; ends with code 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the full number of tries")
     parser.add_argument("--only", default="", help="campaigns whose names contain this")
     parser.add_argument("--budget-minutes", type=float, help="begin no campaign after so many")
+    parser.add_argument("--rival", action="store_true", help="Hugging Face's Trainer in our place, for comparison")
     arguments = parser.parse_args()
     share = arguments.share
     finished = FinishedRuns(RESULTS / "faults.rows.jsonl", arguments.budget_minutes)
-    every = all_campaigns(share)
+    every = rival_campaigns(share) if arguments.rival else all_campaigns(share)
     with suppress(OutOfTimeError):
         for name, campaign in every.items():
             if arguments.only in name:
                 finished.get({"name": name, "share": share}, partial(_tried, campaign), _line)
     rows = [row for name in every if (row := finished.find({"name": name, "share": share})) is not None]
     _show(rows)
+    if arguments.rival:
+        return
     if share == 1.0 and len(rows) == len(every):
         write_results("faults", rows, [target(row["fault"], len(row["failures"]), "<=", 0, "failures") for row in rows])
     sys.exit(any(row["failures"] for row in rows))

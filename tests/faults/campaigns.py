@@ -14,7 +14,7 @@ from pathlib import Path
 from featherlight.trainer import check_manifest
 from featherlight.trainer.journal import parse_journal
 from tests.faults.processes import REFUSED, forked
-from tests.faults.tiny_run import STEPS, Result, TinyConfig, go, is_over, result, steps_on_disk
+from tests.faults.tiny_run import STEPS, Result, TinyConfig, go, is_over, result, saved_weights, steps_on_disk
 
 METHODS = ("zo", "adamw")
 _MOST_TRIES = 400
@@ -199,6 +199,31 @@ def mutations(folder: Path, count: int, seed: int = 0) -> Outcome:
         notes.append(f"{name} {refused / each:.0%} refused, at most {1000 * longest:.0f} ms")
     fault = "mutated inputs through every parser of our own"
     return Outcome(fault=fault, tries=each * len(found), failures=failures, note="; ".join(notes))
+
+
+def altered_saves(folder: Path, method: str, count: int, seed: int = 0) -> Outcome:
+    """A bit is flipped in the weights that a killed run would go on from: it says so, or goes on from others to the same end."""
+    expected, seconds = reference(folder, method)
+    config = TinyConfig(method=method)  # pyright: ignore[reportArgumentType]
+    draw, failures, tries, refused, path = random.Random(seed), [], 0, 0, folder / "run"
+    while tries < count:
+        forked(partial(take_part, path, config), kill_after=draw.uniform(0.3, 0.9) * seconds)
+        try:
+            save = None if is_over(path, config) else saved_weights(path, config)
+        except ValueError:
+            save = None
+        if save is not None:
+            tries += 1
+            data = bytearray(save.read_bytes())
+            data[-1 - draw.randrange(len(data) // 4)] ^= 1 << draw.randrange(8)
+            save.write_bytes(data)
+            ended = forked(partial(take_part, path, config))
+            refused += ended.code != 0
+            if ended.code == 0 and not result(path).is_as(expected):
+                failures.append(f"try {tries}: went on from altered weights to others than an undisturbed run's")
+        shutil.rmtree(path, ignore_errors=True)
+    fault = f"a flipped bit in saved weights, {method}"
+    return Outcome(fault=fault, tries=tries, failures=failures, note=f"refused with a sentence: {refused}")
 
 
 def take_part(path: Path, config: TinyConfig, told: int) -> None:

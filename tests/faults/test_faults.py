@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from featherlight.optim import ZerothOrderSGD
 from featherlight.trainer import loop, take_up
 from tests.faults import campaigns, power, system_calls
-from tests.faults.tiny_run import TinyConfig, go, result
+from tests.faults.processes import forked
+from tests.faults.tiny_run import TinyConfig, go, is_over, result, saved_weights
 
 STRETCH = 100
 
@@ -70,6 +72,22 @@ def test_changed_runs_are_refused(tmp_path: Path) -> None:
 
 def test_cuts_and_flips(tmp_path: Path) -> None:
     check(campaigns.flips(tmp_path, 200), 1000)
+
+
+def test_altered_saves(tmp_path: Path) -> None:
+    check(campaigns.altered_saves(tmp_path, "adamw", 3), 3)
+
+
+def test_the_rival_runs_and_is_taken_up(tmp_path: Path) -> None:
+    """What the comparison rests on: undisturbed it comes to the same weights twice, and stops in between do not change them."""
+    expected, seconds = campaigns.reference(tmp_path, "trainer")
+    path, config = tmp_path / "run", TinyConfig(method="trainer")
+    while not is_over(path, config):
+        forked(partial(campaigns.take_part, path, config), kill_after=0.7 * seconds)
+        if not is_over(path, config) and (save := saved_weights(path, config)) is not None and save.is_file():
+            break
+    go(path, config)
+    assert result(path).is_as(expected)
 
 
 def test_mutants(tmp_path: Path) -> None:

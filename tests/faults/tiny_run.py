@@ -1,4 +1,4 @@
-"""A run of a fraction of a second, for campaigns that kill thousands: with a journal (`zo`) or with saves (`adamw`)."""
+"""A run of a fraction of a second, for campaigns that kill thousands: with a journal (`zo`), with saves (`adamw`), or a rival."""
 
 import json
 import os
@@ -32,6 +32,7 @@ from featherlight.trainer import (
     weights_digest,
 )
 from featherlight.trainer.saves import newest_save
+from tests.faults import rival
 
 STEPS = 24
 _WIDTH = 4
@@ -46,7 +47,7 @@ def squared_error(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 class TinyConfig:
     """A regression of a few numbers."""
 
-    method: Literal["zo", "adamw"] = "zo"
+    method: Literal["zo", "adamw", "trainer"] = "zo"
     steps: int = STEPS
     data_seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -99,6 +100,9 @@ def make() -> TinyConfig:
 
 def go(path: Path, config: TinyConfig, acknowledged: int | None = None) -> None:
     """Runs or takes up; each step that is done is told to a file descriptor, 4 bytes each."""
+    if config.method == "trainer":
+        rival.go(path, config, acknowledged)
+        return
     recipe = find_recipe("tests.faults.tiny_run:make")
 
     def tell(line: Mapping[str, Any]) -> None:
@@ -110,16 +114,25 @@ def go(path: Path, config: TinyConfig, acknowledged: int | None = None) -> None:
 
 def is_over(path: Path, config: TinyConfig) -> bool:
     """Whether the run is finished."""
-    return is_done(path, _asked(config))
+    return rival.is_over(path) if config.method == "trainer" else is_done(path, _asked(config))
 
 
 def steps_on_disk(path: Path, config: TinyConfig) -> int:
     """From which step the run would go on."""
-    directory = RunDirectory(path=path)
     if config.method == "zo":
-        return len(read_journal(directory.journal).records) if directory.journal.is_file() else 0
-    save = newest_save(directory.saves, lambda sentence: None)
+        journal = RunDirectory(path=path).journal
+        return len(read_journal(journal).records) if journal.is_file() else 0
+    if config.method == "trainer":
+        return save[0] if (save := rival.newest_save(path)) else 0
+    save = saved_weights(path, config)
     return 0 if save is None else read_progress(save)["step"]
+
+
+def saved_weights(path: Path, config: TinyConfig) -> Path | None:
+    """The file with the weights of the save that the run would go on from."""
+    if config.method == "trainer":
+        return save[1] if (save := rival.newest_save(path)) else None
+    return newest_save(RunDirectory(path=path).saves, lambda sentence: None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,8 @@ class Result:
 
 def result(path: Path) -> Result:
     """What a finished run came to."""
+    if rival.is_over(path):
+        return Result(weights=rival.weights(path), losses={})
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return Result(
         weights=file_digest(path / "model" / "model.safetensors"),

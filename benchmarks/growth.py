@@ -4,8 +4,8 @@
     python -m benchmarks.growth            five
 
 A small GPT and a stack of convolutions, AdamW, one thread. Each size is doubled with the others at their middle. Seconds are of
-the process, the median of steps after the first two; memory is the profiler's peak of tensors above what is there before them, and
-the planner's prediction of it, which runs nothing. Slopes are of a line through the logarithms: 1 is in proportion.
+the process, the median of steps after the first two; memory is the profiler's peak of tensors above what is there before them,
+and the planner's prediction of it, which runs nothing. Slopes are of a line through the logarithms: 1 is in proportion.
 """
 
 import argparse

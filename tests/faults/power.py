@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,10 +38,13 @@ def power_cuts(folder: Path, count: int, seed: int = 0) -> Outcome:
             if child == 0:
                 _write(mounted / "run", config, told)
             time.sleep(draw.uniform(0.05, 1.0) * seconds)
+            os.kill(child, signal.SIGSTOP)  # while it is copied, nothing may be flushed: a cut falls on the whole disk at once
+            _, status = os.waitpid(child, os.WUNTRACED)
             acknowledged = told.stat().st_size if told.exists() else 0
             shutil.copyfile(image, folder / "cut.img")
-            os.kill(child, 9)
-            os.waitpid(child, 0)
+            if os.WIFSTOPPED(status):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
         failures += _after_the_cut(folder, config, acknowledged, expected, f"cut {number + 1}")
     return Outcome(fault="power cuts (ext4 image copied mid-run)", tries=count, failures=failures)
 

@@ -171,9 +171,10 @@ class TeamMachine(RuleBasedStateMachine):
             self.say(self.wires[send.peer].down, send.message)
         self.acknowledged = list(self.disk)
 
-    @precondition(lambda self: self.host is not None and not self.disk)
+    @precondition(lambda self: self.host is not None and not self.disk and not self.host.seated)
     @rule()
     def reseat(self) -> None:
+        """As the host does once, when it has waited for as many as it was told to."""
         assert self.host is not None
         for send in self.host.reseat():
             self.say(self.wires[send.peer].down, send.message)

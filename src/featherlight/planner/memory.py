@@ -96,8 +96,8 @@ def predict_step(
         UntraceableError: the model's forward pass depends on the contents of tensors, or uses a kernel without a fake form;
             `measure_step` runs a step instead.
 
-    Cost: tens of microseconds an operation, whatever its size. Where nothing stays of a step, as with forward-only methods, those to
-    come are taken for the same and not followed.
+    Cost: tens of microseconds an operation, whatever its size. Where nothing stays of a step, as with forward-only methods,
+    those to come are taken for the same and not followed.
     """
     mode = fake_mode_of(model) or new_fake_mode()
     with _told():

@@ -115,7 +115,7 @@ class Host:
         return [by_number.get(number) for number in range(1, self.seat.count)]
 
     def reseat(self) -> list[Send]:
-        """Gives places to all that are ready, before the first step."""
+        """Gives the first places to all that are ready, before the first step; what they tell afterwards counts."""
         self._reseat()
         return [Send(peer, Step(record=b"", seat=one.seat)) for peer, one in self._peers.items() if one.seat]
 

@@ -1,5 +1,7 @@
 """Honest meters: what the library counts equals what is seen from outside."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -136,6 +136,10 @@ def split_toml(text: str, *, source: str) -> tuple[str | None, dict[str, Any]]:
             f"{source} was written by a newer featherlight (its version is {version!r}, this one reads up to {VERSION}). "
             "Update featherlight, or set the keys by hand."
         )
+    if not isinstance(recipe, str | None):
+        raise ValueError(f"`recipe` in {source} is {recipe!r}; it is the name of a recipe.")
+    if not isinstance(off, list) or not all(isinstance(key, str) for key in off):
+        raise ValueError(f"`off` in {source} is {off!r}; it lists the names of keys that are off.")
     for key in off:
         _put(values, key.split("."), None, source)
     return recipe, values

@@ -168,6 +168,8 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         ('recipe = "classify/digits"\nepoch = 3\n', "Did you mean `epochs`?"),
         ('recipe = "classify/digits"\noff = ["epochs.x"]\nepochs = 3\n', "`epochs` is a value"),
         ("recipe = \n", "not valid TOML"),
+        ("recipe = 3\n", "it is the name of a recipe"),
+        ('recipe = "classify/digits"\noff = ["epochs", 3]\n', "lists the names of keys"),
     ],
 )
 def test_wrong_files_get_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:

@@ -25,18 +25,32 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> int:
 
 
 def replace_file(path: Path, fill: Callable[[Path], object]) -> int:
-    """As `write_atomically`, for writers that want the name of a file: `fill` is handed the one beside `path`."""
+    """As `write_atomically`, for writers that want the name of a file: `fill` is handed an empty one beside `path`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         fill(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
+        size = flush_file(beside, mode)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
     sync_directory(path.parent)
     return size
+
+
+def flush_file(path: Path, mode: int) -> int:
+    """Flushes a file to disk. Returns its bytes.
+
+    Args:
+        mode: whom it is to be open to at least; safetensors makes files that are their owner's alone, whatever the umask says.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_mode | mode != found.st_mode:
+            os.chmod(path, found.st_mode | mode)
+        os.fsync(file.fileno())
+    return found.st_size
 
 
 def sync_directory(path: Path) -> None:

@@ -38,7 +38,9 @@ def power_cuts(folder: Path, count: int, seed: int = 0) -> Outcome:
             if child == 0:
                 _write(mounted / "run", config, told)
             time.sleep(draw.uniform(0.05, 1.0) * seconds)
-            os.kill(child, signal.SIGSTOP)  # while it is copied, nothing may be flushed: a cut falls on the whole disk at once
+            os.kill(
+                child, signal.SIGSTOP
+            )  # while it is copied, nothing may be flushed: a cut falls on the whole disk at once
             _, status = os.waitpid(child, os.WUNTRACED)
             acknowledged = told.stat().st_size if told.exists() else 0
             shutil.copyfile(image, folder / "cut.img")

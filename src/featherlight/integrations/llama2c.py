@@ -22,6 +22,8 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import GenerationConfig, LlamaConfig
 
+from featherlight.files import replace_file
+
 __all__ = ["convert_llama2c"]
 
 Array = npt.NDArray[np.float32]
@@ -179,7 +181,8 @@ def _check_arrays(header: _Header, weights: Mapping[str, Array]) -> None:
 
 
 def _write_model(header: _Header, weights: Mapping[str, Array], out: Path) -> None:
-    save_file(_named_tensors(header, weights), out / "model.safetensors", metadata={"format": "pt"})
+    tensors = _named_tensors(header, weights)
+    replace_file(out / "model.safetensors", lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=header.vocab_size,

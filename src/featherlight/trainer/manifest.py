@@ -1,13 +1,12 @@
 """Directories with a list of what is in them, so that damage is found and named."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from featherlight.files import sync_directory, write_atomically
+from featherlight.files import flush_file, sync_directory, write_atomically
 from featherlight.trainer.digests import file_digest
 
 MANIFEST = "manifest.json"
@@ -80,12 +79,12 @@ def replace_directory(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _sync(folder: Path) -> None:
+    mode = (folder / MANIFEST).stat().st_mode
     for one in (*folder.rglob("*"), folder):
         if one.is_dir():
             sync_directory(one)
         else:
-            with one.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_file(one, mode)
 
 
 def _entries(folder: Path) -> dict[str, Any]:

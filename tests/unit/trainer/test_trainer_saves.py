@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from featherlight.files import replace_file
 from featherlight.meter import Meter
 from featherlight.trainer import check_manifest, load_save, replace_directory, saves
 from featherlight.trainer.saves import STATE, keep_save, newest_save
@@ -176,3 +178,22 @@ def test_a_directory_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     (path / "deep" / "er" / "file").write_text("owt")
     assert check_manifest(path) == [f"{path}/deep/er/file is altered: its SHA-256 is not the one in manifest.json."]
     assert [one.name for one in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_are_open_to_whom_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        keep(tmp_path / "saves", 1)
+        tensors = {"w": torch.zeros(3)}
+
+        def fill(path: Path) -> None:
+            path.mkdir()
+            save_file(tensors, path / "model.safetensors")
+
+        replace_directory(tmp_path / "model", fill)
+        replace_file(tmp_path / "rule.safetensors", lambda path: save_file(tensors, path))
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 5
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}

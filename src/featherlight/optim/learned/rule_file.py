@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from featherlight.files import replace_file
 from featherlight.optim.learned.adaptive import AdaptiveSteps
 from featherlight.optim.learned.greedy_rule import GreedyRule
 from featherlight.optim.learned.memory import Momentum, MovingAverage, NoMemory, PastTerms
@@ -69,7 +70,7 @@ def save_rule(path: Path | str, rule: DescribedRule, points: Sequence[Tensor], *
         "class": {"shapes": [list(p.shape) for p in points], "about": about},
     }
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in rule.state_dict().items()}
-    save_file(tensors, path, metadata={_KEY: json.dumps(described)})
+    replace_file(Path(path), lambda beside: save_file(tensors, beside, metadata={_KEY: json.dumps(described)}))
 
 
 def load_rule(

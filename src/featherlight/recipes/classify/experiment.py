@@ -60,8 +60,8 @@ def build_experiment(config: ClassifyConfig, workspace: Workspace) -> Experiment
     method = METHODS[config.method]
     origin = {"base": base_digest(network), "data": splits.train.digest()}
     device = default_device(config.device)
-    network.model.to(device)
-    network.model.to(memory_format=torch.channels_last if method.dropout else torch.preserve_format)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last if method.dropout else torch.preserve_format}
+    network.model.to(device, **layout)
     classifier = _Classifier(resolved, network, splits.to(device), workspace.display)
     plan = classifier.plan()
     steps = config.steps or config.epochs * math.ceil(len(splits.train) / config.batch)

@@ -1,9 +1,10 @@
-"""For all tests: where the real data are, and threads as they were before.
+"""For all tests: where the real data are, threads as they were before, and interrupts that arrive.
 
 Property tests draw the same examples every time, are never timed, and fail at the first example they find.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import Phase, settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("featherlight", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 settings.load_profile("featherlight")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background begins with it ignored
 
 
 @pytest.fixture(scope="session")

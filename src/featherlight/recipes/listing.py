@@ -5,6 +5,7 @@ import json
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from featherlight.recipes.catalogue import recipes
 
@@ -15,7 +16,7 @@ def show_recipes(*, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([{"name": r.name, "summary": r.summary, "cost": r.cost, "data": r.data} for r in found]))
         return
-    table = Table(Column("recipe", no_wrap=True), "what it is", "cost", "data")
+    table = Table(Column("recipe", no_wrap=True), "what it is, what it costs, its data", leading=1)
     for one in found:
-        table.add_row(one.name, one.summary, one.cost, one.data)
+        table.add_row(one.name, Text.assemble(one.summary, "\n", (f"{one.cost}; {one.data}", "dim")))
     Console().print(table)

@@ -12,7 +12,7 @@ def _named(one: Recipe) -> Recipe:
 
 
 @_named
-@recipe(cost="an estimated minute on 1 core", data=_SIMULATED)
+@recipe(cost="half a minute on 1 core", data=_SIMULATED)
 def least_squares() -> LearnedConfig:
     """One metric for least squares with a matrix of condition 1e4, by one linear solve: every new task in one step."""
     return LearnedConfig()
@@ -20,7 +20,7 @@ def least_squares() -> LearnedConfig:
 
 @_named
 @recipe(
-    cost="an estimated 2 minutes on 1 core",
+    cost="half a minute on 1 core",
     data=f"{_SIMULATED}; problem=records reads system-id/ in the folder FEATHERLIGHT_DATA",
 )
 def system_identification() -> LearnedConfig:
@@ -30,7 +30,7 @@ def system_identification() -> LearnedConfig:
 
 @_named
 @recipe(
-    cost="an estimated 2 minutes on 1 core",
+    cost="2 minutes on 1 core",
     data=f"{_SIMULATED}; problem=digits takes those of scikit-learn, problem=mnist reads mnist/ in the folder FEATHERLIGHT_DATA",
 )
 def smooth_nonconvex() -> LearnedConfig:

@@ -122,3 +122,22 @@ def test_tensors_beside_a_model_are_no_part_of_it_and_nothing_half_expanded_is_l
     write_archive(file, {"weight": torch.zeros(2, dtype=torch.complex128)})
     assert "which safetensors cannot hold" in run("expand", file, "--out", tmp_path / "x").err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("model", "parts"), [("sentence", {"", "2_Dense"}), ("bert", {""})])
+def test_a_text_model_is_compressed_with_its_head_and_runs_when_expanded(
+    run: Run, models: Path, reviews: Path, tmp_path: Path, model: str, parts: set[str]
+) -> None:
+    trained, file, named = tmp_path / "run", tmp_path / "a.feather", ("--text", "sentence", "--label", "feeling")
+    options = (*named, "--steps", 20, "--method", "adamw", "--trainable", "all", "--lr", "3e-3")
+    assert run("finetune", "--model", models / model, "--train", reviews, *options, "--out", trained).code == 0
+    done = run("compress", trained, "--data", reviews, "--max-loss", 5, "--out", file, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["before"] - 5 <= told["after"]
+    assert told["times"] > 1.5
+    run("expand", file, "--out", tmp_path / "x", "--like", trained)
+    found = {one.parent.relative_to(tmp_path / "x") for one in (tmp_path / "x").rglob("*.safetensors")}
+    assert found == {Path(part) for part in parts}
+    measured = json.loads(run("evaluate", tmp_path / "x", "--data", reviews, *named, "--json").out)
+    assert 100 * measured["accuracy"] == pytest.approx(told["after"])

@@ -1,7 +1,7 @@
 """What is done with an archive: into a module, or into a file that others read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,8 +64,14 @@ def load_into(archive: Archive, module: nn.Module, *, strict: bool = True) -> No
             own[name].copy_(archive.read(name))
 
 
-def expand(archive: Archive, path: Path, *, track: Callable[[str], object] | None = None) -> int:
-    """Writes the tensors as a safetensors file, one at a time; returns its bytes.
+def expand(
+    archive: Archive,
+    path: Path,
+    *,
+    names: Mapping[str, str] | None = None,
+    track: Callable[[str], object] | None = None,
+) -> int:
+    """Writes tensors as a safetensors file, one at a time; returns its bytes.
 
     Tensors that were stored once are written as often as they have names. For another format, such as dense ONNX, load a
     module by `load_into` and hand it to the exporter.
@@ -73,6 +79,7 @@ def expand(archive: Archive, path: Path, *, track: Callable[[str], object] | Non
     Args:
         archive: to read.
         path: of the file, which is written beside, flushed and renamed.
+        names: of the tensors to write, with the names that they get; None writes all under their own.
         track: is told the name of each tensor before it is decoded.
 
     Raises:
@@ -84,20 +91,23 @@ def expand(archive: Archive, path: Path, *, track: Callable[[str], object] | Non
     if archive.metadata:
         table["__metadata__"] = dict(archive.metadata)
     at = 0
-    for name, entry in archive.entries.items():
+    names = {name: name for name in archive.entries} if names is None else names
+    for name, given in names.items():
+        entry = archive.entries[name]
         if entry.dtype not in _SAFETENSORS:
             raise ValueError(f"{name} is {entry.dtype}, which safetensors cannot hold. Read it with `Archive` instead.")
         size = entry.decoded_bytes
-        table[name] = {"dtype": _SAFETENSORS[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, at + size]}
+        table[given] = {"dtype": _SAFETENSORS[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, at + size]}
         at += size
     head = json.dumps(table, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
 
     def fill(file: BinaryIO) -> None:
         file.write(len(head).to_bytes(8, "little") + head)
-        for name, tensor in archive.tensors():
+        for name in names:
             if track is not None:
                 track(name)
+            tensor = archive.read(name)
             assert tensor.dtype is DTYPES[archive.entries[name].dtype]
             for block in blocks(bits_of(tensor)):
                 file.write(block.data)

@@ -49,14 +49,19 @@ class EntropyModel:
         """
         matrix_RC = _matrix(levels)
         largest = int(matrix_RC.abs().max()) if matrix_RC.numel() else 0
-        significant = matrix_RC != 0
-        context = level_contexts(levels).flatten()
-        counts = torch.zeros(_NEIGHBOURS * _FULLNESS**2 * 2, device=matrix_RC.device)
-        counts.index_add_(0, context * 2 + significant.flatten(), torch.ones_like(context, dtype=counts.dtype))
-        nonzero = matrix_RC[significant]
-        return cls(
-            zero_bits=_smoothed_bits(counts.view(-1, 2)), level_bits=_level_bits(nonzero, max(largest, reach or 0))
-        )
+        zero_bits = _smoothed_bits(_counts(matrix_RC, level_contexts(levels)).float())
+        return cls(zero_bits=zero_bits, level_bits=_level_bits(matrix_RC[matrix_RC != 0], max(largest, reach or 0)))
+
+    @classmethod
+    def fitted_bits(cls, levels: Int[Tensor, "..."]) -> float:
+        """Bits of all levels by their own model, as the sum of `bits` but from counts alone."""
+        matrix_RC = _matrix(levels)
+        counts = _counts(matrix_RC, level_contexts(levels))
+        nonzero = matrix_RC[matrix_RC != 0]
+        reach = int(nonzero.abs().max()) if len(nonzero) else 0
+        seen = torch.bincount(nonzero.long() + reach, minlength=2 * reach + 1)
+        zero_bits, level_bits = _smoothed_bits(counts.float()), _level_bits(nonzero, reach)
+        return float((zero_bits.double() * counts).sum() + (level_bits.double() * seen).sum())
 
     @property
     def reach(self) -> int:
@@ -141,6 +146,12 @@ def soft_assign(
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, it divides squared distances; got {temperature}.")
     return torch.softmax((weights[..., None] - values).square() / -temperature, dim=-1)
+
+
+def _counts(matrix_RC: Tensor, contexts: Tensor) -> Tensor:
+    """How often each context has a zero and has none, (contexts, 2)."""
+    number = contexts.flatten() * 2 + (matrix_RC != 0).flatten()
+    return torch.bincount(number, minlength=_NEIGHBOURS * _FULLNESS**2 * 2).view(-1, 2)
 
 
 def _fullness(significant_RC: Tensor, mean: Tensor, axis: int) -> Tensor:

@@ -18,14 +18,17 @@ from torch import Tensor
 from featherlight.archive import Account, Archive, expand, inspect_archive, write_archive
 from featherlight.archive.codings import CODINGS
 from featherlight.files import write_atomically
+from featherlight.nn.models import module_folders
 from featherlight.recipes.compress_trained.models import Scores, model_folder, read_tensors, scores_of
 from featherlight.recipes.compress_trained.picture import draw
 from featherlight.recipes.compress_trained.rounding import round_all, roundable
-from featherlight.recipes.compress_trained.search import BITS, HALVINGS, Trial, within_bytes, within_loss
+from featherlight.recipes.compress_trained.search import BITS, MOST_TRIALS, Trial, within_bytes, within_loss
 from featherlight.trainer import replace_directory, tracker
 
 _ATTEMPTS = 4
 _BESIDE, _BESIDE_EACH = 1024, 256
+_WEIGHTS = (".safetensors", ".feather", ".bin", ".pt", ".h5", ".msgpack")
+_NOT_COPIED = ("manifest.json", ".index.json")
 _NO_DATA = (
     "without `--data` nothing can be measured, so the file is {mode}. Name data to choose by how well the model does; train with "
     "`featherlight run compress/...` for far smaller files."
@@ -83,6 +86,8 @@ def compress(asked: Asked, *, dry_run: bool, as_json: bool, console: Console) ->
 def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_json: bool, console: Console) -> None:
     """Writes `model.safetensors` of a file into a directory, and what else a model directory holds beside.
 
+    Tensors of a module with a folder of its own, such as `2_Dense/linear.weight`, go there if `like` has that folder.
+
     Raises:
         ValueError: the file is damaged, `out` exists, or `like` does not.
     """
@@ -99,12 +104,17 @@ def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_j
             f"`--like` must be a run or model directory, whose other files are copied; there is none at {like}."
         )
 
+    source = None if like is None else model_folder(like)
+    folders = [""] if source is None else list(dict.fromkeys(("", *module_folders(source))))
+
     def fill(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        expand(archive, folder / "model.safetensors", track=_steps(archive.entries, "expanding", console))
-        for one in [] if like is None else sorted(model_folder(like).iterdir()):
-            if one.is_file() and one.suffix not in (".safetensors", ".feather") and one.name != "manifest.json":
-                shutil.copy2(one, folder / one.name)
+        track = _steps(archive.entries, "expanding", console)
+        for part in folders:
+            (folder / part).mkdir(parents=True)
+            if source is not None:
+                _copy_others(source / part, folder / part)
+        for part, names in _by_folder(archive.entries, folders).items():
+            expand(archive, folder / part / "model.safetensors", names=names, track=track)
 
     if not dry_run:
         replace_directory(out, fill)
@@ -114,6 +124,23 @@ def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_j
         typer.echo(
             f"{'would write' if dry_run else 'wrote'} {out}: {told['tensors']:,} tensors, {told['bytes']:,} bytes"
         )
+
+
+def _copy_others(source: Path, folder: Path) -> None:
+    """The files of a model directory but for weights and manifest."""
+    for one in sorted(source.iterdir()):
+        if one.is_file() and one.suffix not in _WEIGHTS and not one.name.endswith(_NOT_COPIED):
+            shutil.copy2(one, folder / one.name)
+
+
+def _by_folder(tensors: Iterable[str], folders: Sequence[str]) -> dict[str, dict[str, str]]:
+    """For each folder that has tensors: their names in the archive, and in its file."""
+    found: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        part, _, own = name.partition("/")
+        place, own = (part, own) if own and part in folders else ("", name)
+        found.setdefault(place, {})[name] = own
+    return found
 
 
 def inspect(file: Path, *, picture: Path | None, as_json: bool) -> None:
@@ -143,14 +170,14 @@ def _plan(asked: Asked, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     lossless = _is_lossless(asked, tensors)
     names = [] if lossless else roundable(tensors)
     mode = "lossless" if lossless else "rounded after training"
-    trials = 0 if lossless else len(BITS) * (HALVINGS if asked.target is None else 1)
+    trials = MOST_TRIALS if asked.target is None else len(BITS)
     return {
         "model": str(asked.model),
         "tensors": len(tensors),
         "tensor_bytes": sum(one.nbytes for one in tensors.values()),
         "mode": mode,
         "rounded_tensors": len(names),
-        "trials": trials,
+        "trials": 0 if lossless else trials,
         "coding": asked.coding,
     }
 
@@ -203,7 +230,7 @@ def _chosen(
         assert asked.max_loss is not None, "it has a default where there is no target"
         least = search(tensors) - asked.max_loss
         trials = within_loss(tensors, search, least=least)
-        best = _smallest_that_does(asked, list(tracker(console)(trials, "searching", len(BITS) * HALVINGS)), least)
+        best = _smallest_that_does(asked, list(tracker(console)(trials, "searching", MOST_TRIALS)), least)
     return round_all(tensors, best.how), best
 
 

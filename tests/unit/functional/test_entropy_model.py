@@ -47,6 +47,7 @@ def test_candidates_and_expectations_fit_the_bits() -> None:
     model = EntropyModel.fit(one, reach=20)
     table = model.candidate_bits(one, candidates)
     assert torch.equal(table.gather(-1, (one + 20)[..., None])[..., 0], model.bits(one))
+    assert EntropyModel.fitted_bits(one) == pytest.approx(float(EntropyModel.fit(one).bits(one).sum()), rel=1e-5)
     assert bool((table[..., 20] < table[..., 21:].amin(-1)).all()), "zero is cheapest where most weights are zero"
     shares = soft_assign(torch.randn(30, 40), torch.randn(41), temperature=0.3).requires_grad_()
     bits = model.expected_bits(shares, one, candidates)
@@ -59,6 +60,7 @@ def test_candidates_and_expectations_fit_the_bits() -> None:
 def test_any_shape_has_bits(shape: tuple[int, ...]) -> None:
     one = torch.zeros(shape, dtype=torch.int64)
     assert EntropyModel.fit(one).bits(one).shape == shape
+    assert EntropyModel.fitted_bits(one) == pytest.approx(float(EntropyModel.fit(one).bits(one).sum()))
 
 
 def test_wrong_levels_get_a_sentence() -> None:

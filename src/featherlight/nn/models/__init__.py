@@ -55,7 +55,7 @@ from featherlight.nn.models.restricted_boltzmann import (
     VisibleUnits,
     contrastive_losses,
 )
-from featherlight.nn.models.sentence_classifier import SentenceClassifier
+from featherlight.nn.models.sentence_classifier import SentenceClassifier, module_folders
 from featherlight.nn.models.small_conv_net import SmallConvNet
 from featherlight.nn.models.vision_transformer import VisionTransformer
 
@@ -133,6 +133,7 @@ __all__ = [
     "default_device",
     "generate",
     "load_pretrained",
+    "module_folders",
     "quiet_loading",
     "resnet8",
     "resnet18",

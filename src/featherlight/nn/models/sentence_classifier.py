@@ -89,6 +89,17 @@ class SentenceClassifier(nn.Module):
         self.head.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
         return True
 
+    def file_names(self) -> dict[str, str]:
+        """Names of the state dict by names in the files it was loaded from: folder of the module, slash and name there."""
+        found = {}
+        for module in json.loads((self.source / "modules.json").read_text()):
+            folder = f"{module['path']}/" if module["path"] else ""
+            if module["type"].endswith(".Transformer"):
+                found |= {folder + name: f"encoder.{name}" for name in self.encoder.state_dict()}
+            elif module["type"].endswith(".Dense"):
+                found |= {f"{folder}linear.{name}": f"head.{name}" for name in self.head.state_dict()}
+        return found
+
     def forward(
         self,
         input_ids: Int[Tensor, "B T"],
@@ -136,6 +147,24 @@ class SentenceClassifier(nn.Module):
         place = {"idx": len(modules), "name": str(len(modules)), "path": dense}
         modules.append(place | {"type": "sentence_transformers.models.Dense"})
         (path / "modules.json").write_text(json.dumps(modules, indent=2))
+
+
+def module_folders(path: Path) -> list[str]:
+    """The folders of a sentence-transformers directory that hold its modules; none for other models.
+
+    Raises:
+        ValueError: `modules.json` is damaged, or names a place that is no folder right there.
+    """
+    listed = path / "modules.json"
+    if not listed.is_file():
+        return []
+    try:
+        names = [str(module["path"]) for module in json.loads(listed.read_text(encoding="utf-8"))]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{listed} is damaged ({error}). Copy the model again.") from None
+    if wrong := [name for name in names if "/" in name or "\\" in name or name in (".", "..")]:
+        raise ValueError(f"{listed} names {wrong[0]!r}, which is no folder of the model.")
+    return names
 
 
 def pool(hidden_BTD: Float[Tensor, "B T D"], mask_BT: Int[Tensor, "B T"], mode: str) -> Float[Tensor, "B D"]:

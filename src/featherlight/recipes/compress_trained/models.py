@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featherlight.data.image_sets import load_images
 from featherlight.data.images import ImageSet
+from featherlight.nn.models import SentenceClassifier, module_folders
 from featherlight.recipes.classify.experiment import outputs
 from featherlight.recipes.classify.network import read_network
 from featherlight.recipes.classify.splits import require_fit
@@ -40,19 +41,24 @@ class Scores:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, of a model directory or of a run directory.
+    """The tensors of a `.safetensors` file, of a model directory or of a run directory, named as by `weight_files`.
 
     Raises:
         ValueError: there are none, or they are damaged.
     """
-    files = [path] if path.is_file() else _weight_files(model_folder(path))
-    if not files or any(one.suffix != ".safetensors" for one in files):
+    files = {"": [path]} if path.is_file() else weight_files(model_folder(path))
+    if not any(files.values()) or any(one.suffix != ".safetensors" for part in files.values() for one in part):
         raise ValueError(
             f"there is no model at {path}. Name a run directory, a model directory with `*.safetensors`, or such a file; files "
             "that need pickle are not read."
         )
     try:
-        return {name: one for file in files for name, one in load_file(file).items()}
+        return {
+            prefix + name: one
+            for prefix, part in files.items()
+            for file in part
+            for name, one in load_file(file).items()
+        }
     except SafetensorError as error:
         raise ValueError(f"the model at {path} is damaged ({error}). Copy it again.") from error
 
@@ -100,14 +106,22 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model").is_dir() else path
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> dict[str, list[Path]]:
+    """The weight files of a model directory, by what stands before the names of their tensors.
+
+    That is nothing, or `2_Dense/` for what is in that folder of a sentence-transformers model.
+    """
+    prefixes = dict.fromkeys(("", *(f"{name}/" for name in module_folders(folder) if name)))
+    found = {prefix: _files_of(folder / prefix) for prefix in prefixes}
+    return {prefix: files for prefix, files in found.items() if files}
+
+
+def _files_of(folder: Path) -> list[Path]:
     """`model.safetensors` alone where it is there, since other tensors may stand beside it; else all parts of it."""
     whole = folder / "model.safetensors"
-    return (
-        [whole]
-        if whole.is_file()
-        else sorted(folder.glob("model-*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    )
+    if whole.is_file():
+        return [whole]
+    return sorted(folder.glob("model-*.safetensors")) or sorted(folder.glob("*.safetensors"))
 
 
 def _is_text_model(path: Path) -> bool:
@@ -136,14 +150,16 @@ def _text_scores(path: Path, data: str, tensors: Mapping[str, Tensor], device: s
     trained = use.load_trained(path, device=device)
     language = trained.labels is None
     model = trained.loaded.model
-    if unknown := [name for name in roundable(tensors) if name not in model.state_dict()]:
+    names = model.file_names() if isinstance(model, SentenceClassifier) else {name: name for name in model.state_dict()}
+    if unknown := [name for name in roundable(tensors) if name not in names]:
         raise ValueError(
             f"{path} holds `{unknown[0]}`, which the model does not have under this name, so that its rounding could not be "
             "measured. Leave `--data` out, or save the model with `save_pretrained` first."
         )
 
     def score(tensors: Mapping[str, Tensor]) -> float:
-        model.load_state_dict(dict(tensors), strict=False)
+        known = {names[name]: tensor for name, tensor in tensors.items() if name in names}
+        model.load_state_dict(known, strict=False)
         found = use.evaluate(trained, data, text=(), label=None, allow_truncation=True)
         if language:
             return -100 * found["loss"]

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from featherlight.trainer import RunDirectory
+
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,6 +40,18 @@ def commit() -> str:
     """The commit of the working tree, with a mark if it was changed since."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return done.stdout.strip()
+
+
+def finish_run(recipe: str, out: Path, options: Sequence[str]) -> None:
+    """A run of a recipe by the command line, unless it is finished; one that was stopped goes on.
+
+    Raises:
+        CalledProcessError: the run was stopped again.
+    """
+    if not RunDirectory(path=out).is_finished:
+        words = [word for one in options for word in ("--set", one)]
+        command = [sys.executable, "-m", "featherlight.cli", "run", recipe, *words, "--out", str(out)]
+        subprocess.run(command, check=True)
 
 
 def in_turn(

@@ -6,15 +6,13 @@ setting starts (`featherlight run compress/...`). The file is read back from dis
 run that was stopped goes on, and a finished one is a line of results/compress_training.rows.jsonl and is not made again.
 """
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, spread, target
+from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, finish_run, spread, target
 from featherlight.archive import Archive, load_into
 from featherlight.data.image_sets import load_mnist
 from featherlight.recipes.classify.network import read_network
@@ -72,13 +70,18 @@ def measure(done: FinishedRuns, seeds: Sequence[int] = SEEDS, folder: Path = RUN
     """
     for seed in seeds:
         for name in SETTINGS:
-            done.get({"net": name, "seed": seed}, lambda n=name, s=seed: one_run(SETTINGS[n], s, folder), str)
+            done.get(_key(name, seed), lambda n=name, s=seed: one_run(SETTINGS[n], s, folder), str)
+
+
+def _key(name: str, seed: int) -> Row:
+    setting = SETTINGS[name]
+    return {"net": name, "seed": seed, "options": list(setting.options), "dense_epochs": setting.dense_epochs}
 
 
 def one_run(setting: Setting, seed: int, folder: Path) -> Row:
     """Trains the dense network unless that was done, compresses it, and reads the file back."""
-    dense = folder / f"{setting.network}-{seed}"
-    _run(
+    dense = folder / f"{setting.network}-{setting.dense_epochs}-{seed}"
+    finish_run(
         "classify/caffe_lenet_mnist",
         dense,
         (f"seed={seed}", f"network={setting.network}", f"epochs={setting.dense_epochs}"),
@@ -86,7 +89,7 @@ def one_run(setting: Setting, seed: int, folder: Path) -> Row:
     options = (f"seed={seed}", f"classify.initial={dense}", *setting.options)
     mark = "-".join(one.replace("=", "-") for one in setting.options) or "default"
     out = folder / f"{setting.network}-{seed}-{mark}"
-    _run(setting.recipe, out, options)
+    finish_run(setting.recipe, out, options)
     network = read_network(out)
     before, dense_bytes = (
         wrong_percent(read_network(dense).model),
@@ -96,7 +99,6 @@ def one_run(setting: Setting, seed: int, folder: Path) -> Row:
     load_into(Archive(path), network.model)
     size = path.stat().st_size
     return {
-        "options": list(setting.options),
         "dense_error": before,
         "error": wrong_percent(network.model),
         "bytes": size,
@@ -117,13 +119,14 @@ def wrong_percent(model: torch.nn.Module) -> float:
 def training(*, short: bool, minutes: float | None = None) -> tuple[list[Row], list[dict[str, object]]]:
     """The rows there are and what was asked for, by means over the seeds; the short form takes one seed."""
     done = FinishedRuns(RESULTS / "compress_training.rows.jsonl", minutes)
+    seeds = SEEDS[:1] if short else SEEDS
     try:
-        measure(done, SEEDS[:1] if short else SEEDS)
+        measure(done, seeds)
     except OutOfTimeError:
         print("out of time; the same command goes on")
     goals = []
     for name, setting in SETTINGS.items():
-        rows = [row for row in done.rows if row["net"] == name]
+        rows = [row for seed in seeds if (row := done.find(_key(name, seed))) is not None]
         if not rows:
             continue
         error, smaller = (sum(row[key] for row in rows) / len(rows) for key in ("error", "times_smaller"))
@@ -132,12 +135,3 @@ def training(*, short: bool, minutes: float | None = None) -> tuple[list[Row], l
             goals.append(target(f"{name}, times smaller, asked at {most}%", smaller, ">=", times, "x"))
             goals.append(target(f"{name}, test error, asked at {times} times", error, "<=", most, "%"))
     return done.rows, goals
-
-
-def _run(recipe: str, out: Path, options: Sequence[str]) -> None:
-    """A run by the command line, unless it is there; one that was stopped goes on."""
-    if (out / "summary.json").is_file():
-        return
-    words = [word for one in options for word in ("--set", one)]
-    begin = ["--resume", str(out)] if (out / "config.toml").is_file() else [recipe, *words, "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "featherlight.cli", "run", *begin], check=True)

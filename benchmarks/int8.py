@@ -15,8 +15,6 @@ import argparse
 import importlib.util
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import RESULTS, FinishedRuns, OutOfTimeError, Row, in_turn, ratio, spread, target, write_results
+from benchmarks.common import (
+    RESULTS,
+    FinishedRuns,
+    OutOfTimeError,
+    Row,
+    finish_run,
+    in_turn,
+    ratio,
+    spread,
+    target,
+    write_results,
+)
 from featherlight.export import certify_as_run, compare, session, vnni, write_int8, write_onnx
 from featherlight.nn.models import SMALL_STEM, resnet18, resnet20
 from featherlight.report import Table, read_sections
@@ -153,12 +162,7 @@ def accuracy(what: str, seed: int, folder: Path) -> Row:
     """A run of a recipe, by the command line; a run that was stopped goes on."""
     recipe, settings, _ = RECIPES[what]
     out = folder / f"{recipe.replace('/', '-')}-{what.split(',')[0].lower()}-{seed}"
-    words = [word for one in (f"seed={seed}", *settings) for word in ("--set", one)]
-    go_on = (
-        ["run", "--resume", str(out)] if (out / "config.toml").is_file() else ["run", recipe, *words, "--out", str(out)]
-    )
-    if not (out / "summary.json").is_file():
-        subprocess.run([sys.executable, "-m", "featherlight.cli", *go_on], check=True)
+    finish_run(recipe, out, (f"seed={seed}", *settings))
     return rounded_accuracy(out)
 
 

@@ -82,10 +82,12 @@ def test_the_rival_runs_and_is_taken_up(tmp_path: Path) -> None:
     """What the comparison rests on: undisturbed it comes to the same weights twice, and stops in between do not change them."""
     expected, seconds = campaigns.reference(tmp_path, "trainer")
     path, config = tmp_path / "run", TinyConfig(method="trainer")
-    while not is_over(path, config):
+    for _ in range(30):
         forked(partial(campaigns.take_part, path, config), kill_after=0.7 * seconds)
-        if not is_over(path, config) and (save := saved_weights(path, config)) is not None and save.is_file():
-            break
+        save = saved_weights(path, config)
+        if not is_over(path, config) and save is not None and (save.parent / "trainer_state.json").is_file():
+            break  # one that was whole when it was killed, since it is written last
+        shutil.rmtree(path, ignore_errors=True)
     go(path, config)
     assert result(path).is_as(expected)
 

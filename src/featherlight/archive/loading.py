@@ -83,7 +83,7 @@ def expand(
         track: is told the name of each tensor before it is decoded.
 
     Raises:
-        ValueError: a dtype that the format lacks, or a damaged file.
+        ValueError: a dtype that the format lacks, `names` that are not there or are given twice, or a damaged file.
 
     Memory: the largest tensor and 1 MiB.
     """
@@ -92,6 +92,12 @@ def expand(
         table["__metadata__"] = dict(archive.metadata)
     at = 0
     names = {name: name for name in archive.entries} if names is None else names
+    if unknown := sorted(names.keys() - archive.entries.keys()):
+        raise ValueError(
+            f"{archive.path} has no tensor {unknown[0]!r}; it has {', '.join(list(archive.entries)[:20])}."
+        )
+    if len({*names.values(), "__metadata__"}) <= len(names):
+        raise ValueError("`names` must give each tensor a name of its own, other than __metadata__.")
     for name, given in names.items():
         entry = archive.entries[name]
         if entry.dtype not in _SAFETENSORS:

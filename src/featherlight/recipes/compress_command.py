@@ -23,12 +23,11 @@ from featherlight.recipes.compress_trained.models import Scores, model_folder, r
 from featherlight.recipes.compress_trained.picture import draw
 from featherlight.recipes.compress_trained.rounding import round_all, roundable
 from featherlight.recipes.compress_trained.search import BITS, MOST_TRIALS, Trial, within_bytes, within_loss
-from featherlight.trainer import replace_directory, tracker
+from featherlight.trainer import MANIFEST, replace_directory, tracker
 
 _ATTEMPTS = 4
 _BESIDE, _BESIDE_EACH = 1024, 256
-_WEIGHTS = (".safetensors", ".feather", ".bin", ".pt", ".h5", ".msgpack")
-_NOT_COPIED = ("manifest.json", ".index.json")
+_WEIGHTS = (".safetensors", ".feather", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 _NO_DATA = (
     "without `--data` nothing can be measured, so the file is {mode}. Name data to choose by how well the model does; train with "
     "`featherlight run compress/...` for far smaller files."
@@ -127,9 +126,10 @@ def expand_file(file: Path, out: Path, *, like: Path | None, dry_run: bool, as_j
 
 
 def _copy_others(source: Path, folder: Path) -> None:
-    """The files of a model directory but for weights and manifest."""
-    for one in sorted(source.iterdir()):
-        if one.is_file() and one.suffix not in _WEIGHTS and not one.name.endswith(_NOT_COPIED):
+    """The files of a model directory but for weights and manifest; a module without files may have no folder."""
+    for one in sorted(source.iterdir()) if source.is_dir() else ():
+        is_weights = one.name.endswith(_WEIGHTS) or one.match("pytorch_model*.bin")
+        if one.is_file() and not is_weights and one.name != MANIFEST:
             shutil.copy2(one, folder / one.name)
 
 

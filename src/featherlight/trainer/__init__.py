@@ -6,7 +6,7 @@ from featherlight.trainer.distributed import World, joined
 from featherlight.trainer.experiment import SCHEDULES, Evaluation, Experiment, Replay, Schedule, Stage, Workspace
 from featherlight.trainer.journal import JournalContents, JournalWriter, StateRecord, read_journal, records_with_checks
 from featherlight.trainer.loop import Budget, Callback, Clock, StepInfo, fit
-from featherlight.trainer.manifest import check_manifest, has_manifest, replace_directory, write_manifest
+from featherlight.trainer.manifest import MANIFEST, check_manifest, has_manifest, replace_directory, write_manifest
 from featherlight.trainer.metrics import Listener, MetricsLog
 from featherlight.trainer.progress import Display, Tracker, silent, tracker
 from featherlight.trainer.replay import replay_journal
@@ -21,6 +21,7 @@ from featherlight.trainer.team import Meeting
 from featherlight.trainer.verify import Finding, verify
 
 __all__ = [
+    "MANIFEST",
     "SCHEDULES",
     "Budget",
     "Callback",

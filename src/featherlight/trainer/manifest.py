@@ -84,7 +84,7 @@ def _sync(folder: Path) -> None:
         if one.is_dir():
             sync_directory(one)
         else:
-            flush_file(one, mode)
+            flush_file(one, mode if one.suffix == ".safetensors" else 0)
 
 
 def _entries(folder: Path) -> dict[str, Any]:

@@ -157,12 +157,12 @@ def _spread(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor with the strides of another of its shape, where that one has channels last."""
-    for layout in (torch.channels_last, torch.channels_last_3d):
-        dims = 4 if layout is torch.channels_last else 5
-        if like.ndim == dims and not like.is_contiguous() and like.is_contiguous(memory_format=layout):
-            return tensor.contiguous(memory_format=layout)
-    return tensor
+    """The tensor with the strides of another of its shape, where that one is dense but not in the usual order."""
+    from torch.distributed.tensor import DTensor  # takes long to import
+
+    if like.is_contiguous() or isinstance(like, DTensor):
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -1,14 +1,16 @@
 """Predicted peaks: what they consist of, what cannot be followed, sizes, and the largest that fits."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from featherlight.meter import allocation_peak
 from featherlight.objective import BatchObjective
-from featherlight.optim import ZerothOrderSGD
+from featherlight.optim import ConMeZO, MeZOSVRG, ZerothOrderSGD
 from featherlight.planner.fake_model import new_fake_mode
 from featherlight.planner.fitting import largest_that_fits
 from featherlight.planner.memory import CATEGORIES, UntraceableError, measure_step, predict_or_measure, predict_step
@@ -184,3 +186,16 @@ def test_the_largest_that_fits_is_found_with_few_looks(peak) -> None:
         assert len(looked) <= 18
     with pytest.raises(ValueError, match="`most` must be at least 1"):
         largest_that_fits(peak, 5, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: MeZOSVRG(m, lr=1e-3, anchor_lr=1e-3, anchor_every=2),
+        lambda m: ConMeZO(m, lr=1e-3),
+    ],
+)
+def test_steps_that_differ_are_never_taken_for_the_same(make: Callable[[nn.Module], Optimizer]) -> None:
+    """What the second one does depends on numbers of the first, so it is measured."""
+    with pytest.raises(UntraceableError, match="contents of tensors"):
+        predict_step(net(), batch(), objective, make)

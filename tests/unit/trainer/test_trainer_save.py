@@ -1,8 +1,10 @@
 """Saves: what was saved trains on to the same bits, and damage is named."""
 
 import errno
+import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +59,41 @@ def test_a_saved_run_goes_on_to_the_same_bits(tmp_path: Path, kind: str, dtype: 
     assert bits_of(other) == bits_of(model)
 
 
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.channels_last_3d])
-def test_a_network_with_channels_last_goes_on_to_the_same_bits(tmp_path: Path, layout: torch.memory_format) -> None:
-    kind = nn.Conv2d if layout is torch.channels_last else nn.Conv3d
+def _transposed(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Linear(5, 7)
+    model.weight = nn.Parameter(torch.randn(5, 7).t())
+    return model
 
-    def made(seed: int) -> tuple[nn.Module, Optimizer]:
-        torch.manual_seed(seed)
-        model = kind(3, 4, 3).to(memory_format=layout)
-        assert not model.weight.is_contiguous()
-        return model, torch.optim.AdamW(model.parameters(), 0.1, fused=True)
 
+def _convolution(kind: type[nn.Conv2d | nn.Conv3d], layout: torch.memory_format, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return kind(3, 4, 3).to(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (partial(_convolution, nn.Conv2d, torch.channels_last), (1, 3, 5, 5)),
+        (partial(_convolution, nn.Conv3d, torch.channels_last_3d), (1, 3, 5, 5, 5)),
+        (_transposed, (2, 5)),
+    ],
+)
+def test_weights_in_another_order_go_on_to_the_same_bits(
+    tmp_path: Path, made: Callable[[int], nn.Module], shape: tuple[int, ...]
+) -> None:
     def step(model: nn.Module, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
-        model(torch.arange(3.0 * 5**dims).reshape(1, 3, *[5] * dims).sin()).square().sum().backward()
+        model(torch.arange(float(math.prod(shape))).reshape(shape).sin()).square().sum().backward()
         optimizer.step()
 
-    dims = 2 if kind is nn.Conv2d else 3
-    (model, optimizer), path = made(0), tmp_path / "save"
+    model, other = made(0), made(9)
+    assert not next(model.parameters()).is_contiguous()
+    optimizer, resumed = (torch.optim.AdamW(one.parameters(), 0.1, fused=True) for one in (model, other))
+    path = tmp_path / "save"
     step(model, optimizer)
     write_save(path, model, optimizer, {"step": 1}, meter=Meter())
     step(model, optimizer)
-    other, resumed = made(9)
     load_save(path, other, resumed)
     step(other, resumed)
     assert bits_of(other) == bits_of(model)

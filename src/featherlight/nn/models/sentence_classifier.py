@@ -159,10 +159,10 @@ def module_folders(path: Path) -> list[str]:
     if not listed.is_file():
         return []
     try:
-        names = [str(module["path"]) for module in json.loads(listed.read_text(encoding="utf-8"))]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        names = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{listed} is damaged ({error}). Copy the model again.") from None
-    if wrong := [name for name in names if "/" in name or "\\" in name or name in (".", "..")]:
+    if wrong := [name for name in names if not isinstance(name, str) or set("/\\") & {*name} or name in (".", "..")]:
         raise ValueError(f"{listed} names {wrong[0]!r}, which is no folder of the model.")
     return names
 

@@ -141,3 +141,25 @@ def test_a_text_model_is_compressed_with_its_head_and_runs_when_expanded(
     assert found == {Path(part) for part in parts}
     measured = json.loads(run("evaluate", tmp_path / "x", "--data", reviews, *named, "--json").out)
     assert 100 * measured["accuracy"] == pytest.approx(told["after"])
+
+
+def test_a_model_with_modules_that_have_no_files_is_expanded(run: Run, models: Path, tmp_path: Path) -> None:
+    like = tmp_path / "like"
+    shutil.copytree(models / "sentence", like)
+    for name in ("vocab.bin", "pytorch_model.bin", "model.onnx", "asset_manifest.json"):
+        (like / name).write_text("{}")
+    (like / "vocab.bin").chmod(0o600)
+    assert run("compress", like, "--out", tmp_path / "a.feather").code == 0
+    assert run("expand", tmp_path / "a.feather", "--out", tmp_path / "x", "--like", like).code == 0
+    names = {one.name for one in (tmp_path / "x").iterdir()}
+    assert {"model.safetensors", "modules.json", "1_Pooling", "vocab.bin", "asset_manifest.json"} <= names
+    assert not {"pytorch_model.bin", "model.onnx"} & names
+    assert (tmp_path / "x/vocab.bin").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"path": null}]', '[{"path": "../x"}]', "[3]", "{"])
+def test_a_list_of_modules_that_is_none_gets_a_sentence(run: Run, models: Path, tmp_path: Path, text: str) -> None:
+    like = tmp_path / "like"
+    shutil.copytree(models / "sentence", like)
+    (like / "modules.json").write_text(text)
+    assert f"{like / 'modules.json'} " in run("compress", like, "--out", tmp_path / "a.feather").err.replace("\n", "")

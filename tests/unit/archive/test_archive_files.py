@@ -161,3 +161,14 @@ def test_what_cannot_be_kept_is_refused_and_no_file_is_left(
     with pytest.raises(ValueError, match=sentence):
         write_archive(tmp_path / "a.feather", tensors, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_some_tensors_are_expanded_under_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.feather"
+    write_archive(path, {"one/w": torch.ones(3), "two": torch.zeros(2)})
+    expand(Archive(path), tmp_path / "a.safetensors", names={"one/w": "w"})
+    assert {name: one.tolist() for name, one in load_file(tmp_path / "a.safetensors").items()} == {"w": [1.0] * 3}
+    for wrong, sentence in (({"three": "x"}, "no tensor 'three'"), ({"two": "x", "one/w": "x"}, "a name of its own")):
+        with pytest.raises(ValueError, match=sentence):
+            expand(Archive(path), tmp_path / "b.safetensors", names=wrong)
+    assert not (tmp_path / "b.safetensors").exists()

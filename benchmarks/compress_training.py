@@ -2,8 +2,9 @@
 
 Each seed trains a dense network once (`featherlight run classify/caffe_lenet_mnist` with the network asked for), from which every
 setting starts (`featherlight run compress/...`). The file is read back from disk and its network is run on the test images;
-"times smaller" is four bytes a parameter over the bytes of the file. Settings of LeNet-300-100 were chosen on
-seed 0, those of LeNet-5 on none of these, by validation images. A run that was stopped goes on, and a finished one is a line of results/compress_training.rows.jsonl and is not made again.
+"times smaller" is four bytes a parameter over the bytes of the file. Settings of LeNet-300-100 were chosen on seed 0, those of
+LeNet-5 on none of these, by validation images. A run that was stopped goes on, and a finished one is a line of
+results/compress_training.rows.jsonl and is not made again.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@
     python -m benchmarks.implicit --write        results and picture of the rows that are there
 
 One thread, CPU-seconds of the process from rows to model. Each side chooses among four settings or more by validation rows
-of a seed of its own: of those within 2% of the best score the quickest. The loops' schedules are lengthened fourfold for as long as
-that takes more than 2% off the score and a run takes less than `MOST_SECONDS`. Peers come with `pip install -r
+of a seed of its own: of those within 2% of the best score the quickest. The loops' schedules are lengthened fourfold for as
+long as that takes more than 2% off the score and a run takes less than `MOST_SECONDS`. Peers come with `pip install -r
 benchmarks/peers.txt`; one that is absent is named and left out. Rows are kept as they come, and a run that is stopped goes on.
 """
 

@@ -10,6 +10,7 @@ from featherlight.files import flush_file, sync_directory, write_atomically
 from featherlight.trainer.digests import file_digest
 
 MANIFEST = "manifest.json"
+"""The file of a directory that lists the others with their sizes and SHA-256."""
 _VERSION = 1
 
 

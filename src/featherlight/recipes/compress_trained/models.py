@@ -41,12 +41,12 @@ class Scores:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, of a model directory or of a run directory, named as by `weight_files`.
+    """The tensors of a `.safetensors` file, of a model directory or of a run directory, named as by `_weight_files`.
 
     Raises:
         ValueError: there are none, or they are damaged.
     """
-    files = {"": [path]} if path.is_file() else weight_files(model_folder(path))
+    files = {"": [path]} if path.is_file() else _weight_files(model_folder(path))
     if not any(files.values()) or any(one.suffix != ".safetensors" for part in files.values() for one in part):
         raise ValueError(
             f"there is no model at {path}. Name a run directory, a model directory with `*.safetensors`, or such a file; files "
@@ -106,7 +106,7 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model").is_dir() else path
 
 
-def weight_files(folder: Path) -> dict[str, list[Path]]:
+def _weight_files(folder: Path) -> dict[str, list[Path]]:
     """The weight files of a model directory, by what stands before the names of their tensors.
 
     That is nothing, or `2_Dense/` for what is in that folder of a sentence-transformers model.
